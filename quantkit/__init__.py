@@ -1,0 +1,1 @@
+"""quantkit: FP32 ONNX in, exact INT8 ONNX out."""

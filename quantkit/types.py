@@ -1,0 +1,85 @@
+"""Values that pass between the stages. Frozen, validated once at construction; no behaviour beyond that."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantkit.errors import CalibrationError, UsageError
+
+QMIN, QMAX = 0, 255
+"""Range of an unsigned 8-bit activation."""
+WEIGHT_MAX = 127
+"""Weights are symmetric: -127..127, never -128."""
+BIAS_LIMIT = 1 << 30
+"""|bias| stays below this, so that bias and products together fit int32."""
+
+METHODS = ("minmax", "percentile", "entropy", "mse")
+EFFORTS = ("fast", "balanced", "best")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The interval of real values that a tensor's quantized form covers. low <= high, both finite."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise CalibrationError(f"range [{self.low}, {self.high}] is not finite; check the data for NaN and infinity")
+        if self.low > self.high:
+            raise CalibrationError(f"range [{self.low}, {self.high}] is empty; low must not exceed high")
+
+
+@dataclass(frozen=True)
+class QuantParams:
+    """Per-tensor u8 quantization: real = (q - zero_point) * scale. scale is a positive float32 value."""
+
+    scale: float
+    zero_point: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise CalibrationError(f"scale {self.scale} must be positive and finite")
+        if float(np.float32(self.scale)) != self.scale:
+            raise CalibrationError(f"scale {self.scale!r} is not a float32 value; round it with numpy.float32 first")
+        if not QMIN <= self.zero_point <= QMAX:
+            raise CalibrationError(f"zero point {self.zero_point} is outside {QMIN}..{QMAX}")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing a stage did or refused to do, for the log, `inspect` and reports.
+
+    stage: "load" | "fold" | "fuse" | "observe" | "quantize" | "lower".
+    action: what was done, as a past participle ("folded", "removed", "fused", "kept", "refused"...).
+    node: the node it was done to. detail: the rule, the result or the reason.
+    """
+
+    stage: str
+    action: str
+    node: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """How to quantize. `keep_fp32` holds regular expressions over node names (full match or search: `re.search`)."""
+
+    method: str | None = None
+    percentile: float = 99.99
+    keep_fp32: tuple[str, ...] = ()
+    effort: str = "balanced"
+    per_channel: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method is not None and self.method not in METHODS:
+            raise UsageError(f"method {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
+        if self.effort not in EFFORTS:
+            raise UsageError(f"effort {self.effort!r} is unknown; choose one of {', '.join(EFFORTS)}")
+        if not 50.0 < self.percentile <= 100.0:
+            raise UsageError(f"percentile {self.percentile} must be above 50 and at most 100")
