@@ -41,8 +41,8 @@ typedef struct {
     const void *params; /* of the struct that `kind` names; not changed by a run */
 } qk_op;
 
-/* y = clamp(rne(f32(acc) * multiplier[c] [+ f32(r - residual_zero_point) * residual_multiplier]) + zero_point, low, high)
- * then y = table[y] if there is a table. With to_float: y = f32(acc) * multiplier[c], float32, nothing else.
+/* y = clamp(rne(f32(acc) * multiplier[c] [+ f32(r - residual_zero_point) * residual_multiplier]) + zero_point, low,
+ * high) then y = table[y] if there is a table. With to_float: y = f32(acc) * multiplier[c], float32, nothing else.
  * Products and sum are rounded one by one (no FMA). multiplier[c] itself is given to qk_conv_pack. */
 typedef struct {
     int32_t zero_point, low, high;
@@ -67,7 +67,8 @@ typedef struct {
 } qk_conv_params;
 
 /* f32 <-> u8 with a change of layout. Quantize: q = clamp(rne(x / scale) + zero_point, 0, 255), a true division;
- * NaN gives 255. Dequantize: f32(q - zero_point) * scale. pitch counts bytes from one pixel to the next in the u8 tensor. */
+ * NaN gives 255. Dequantize: f32(q - zero_point) * scale. pitch counts bytes from one pixel to the next in the u8
+ * tensor. */
 typedef struct {
     int64_t batch, channels, pixels, pitch;
     float scale;
@@ -75,9 +76,9 @@ typedef struct {
 } qk_convert_params;
 
 /* Elementwise on [batch][pixels][channels]; a stride of 0 broadcasts. Strides in bytes, for a, b and out.
- * multiply 0: y = clamp(rne(f32(a - a_zero_point) * a_multiplier + f32(b - b_zero_point) * b_multiplier) + zero_point, low, high)
- * multiply 1: y = clamp(rne(f32((a - a_zero_point) * (b - b_zero_point)) * a_multiplier) + zero_point, low, high)
- * then table as in qk_epilogue. */
+ * multiply 0: y = clamp(rne(f32(a - a_zero_point) * a_multiplier + f32(b - b_zero_point) * b_multiplier) + zero_point,
+ * low, high) multiply 1: y = clamp(rne(f32((a - a_zero_point) * (b - b_zero_point)) * a_multiplier) + zero_point, low,
+ * high) then table as in qk_epilogue. */
 typedef struct {
     int64_t batch, pixels, channels;
     int64_t a_stride[3], b_stride[3], out_stride[3];
@@ -102,7 +103,8 @@ typedef struct {
     const float *multiplier_by_count; /* [kernel_h * kernel_w + 1] */
 } qk_pool_params;
 
-/* out[i0*out_stride[0] + ...] = in[i0*in_stride[0] + ...] over dims; strides in bytes, outermost first; dims unused are 1. */
+/* out[i0*out_stride[0] + ...] = in[i0*in_stride[0] + ...] over dims; strides in bytes, outermost first; dims unused
+ * are 1. */
 typedef struct {
     int64_t dims[6], in_stride[6], out_stride[6];
     const uint8_t *table; /* 256 bytes or NULL */
@@ -131,22 +133,23 @@ int64_t qk_conv_packed_bytes(qk_isa isa, const qk_conv_params *conv);
 qk_status qk_conv_pack(qk_isa isa, const qk_conv_params *conv, const int8_t *weights, const int32_t *bias,
                        const float *multiplier, void *packed);
 
-/* ---- Threads: one pool a session. A pool that is busy with another caller's plan runs this one on the caller alone. ---- */
+/* ---- Threads: one pool a session. A pool that is busy with another caller's plan runs this one on the caller alone.
+ * ---- */
 typedef struct qk_pool qk_pool;
 qk_pool *qk_pool_create(int32_t threads); /* threads >= 1, the caller included; NULL: no memory */
 void qk_pool_destroy(qk_pool *pool);
 
 /* ---- Plans ----
- * buffers: what the refs index. scratch: threads * scratch_per_thread bytes, 64-byte aligned, scratch_per_thread at least the
- * largest qk_op_scratch_bytes of the ops (a multiple of 64). nanoseconds: NULL, or one entry an op that receives its time.
- * On failure *failed_op is the index of the op. */
+ * buffers: what the refs index. scratch: threads * scratch_per_thread bytes, 64-byte aligned, scratch_per_thread at
+ * least the largest qk_op_scratch_bytes of the ops (a multiple of 64). nanoseconds: NULL, or one entry an op that
+ * receives its time. On failure *failed_op is the index of the op. */
 int64_t qk_op_scratch_bytes(qk_isa isa, const qk_op *op);
 qk_status qk_run(qk_isa isa, qk_pool *pool, const qk_op *ops, int32_t op_count, void *const *buffers, void *scratch,
                  int64_t scratch_per_thread, int64_t *nanoseconds, int32_t *failed_op);
 
 /* ---- Calibration statistics of float32 data ----
- * min_max: over the finite values; *not_finite counts NaN and infinities (then min/max may be +inf/-inf if none is finite).
- * histogram: counts[i] += values in [low + i*width, low + (i+1)*width), values outside go to the first and last bin,
- * not-finite values are skipped; width > 0. */
+ * min_max: over the finite values; *not_finite counts NaN and infinities (then min/max may be +inf/-inf if none is
+ * finite). histogram: counts[i] += values in [low + i*width, low + (i+1)*width), values outside go to the first and
+ * last bin, not-finite values are skipped; width > 0. */
 void qk_min_max(const float *x, int64_t count, float *low, float *high, int64_t *not_finite);
 void qk_histogram(const float *x, int64_t count, float low, float width, int32_t bins, int64_t *counts);

@@ -1,0 +1,115 @@
+/* dispatch.c: the kernel table, and the choice of a kernel for an op. */
+#include "internal.h"
+
+typedef struct {
+    qk_op_kind op;
+    qk_isa isa;
+    const qk_kernel *kernel;
+    const char *name;
+} kernel_row;
+
+#define X(op, isa, symbol, name) {op, isa, &symbol, name},
+static const kernel_row rows[] = {
+#include "kernels.inc"
+};
+#undef X
+
+enum { ROW_COUNT = (int)(sizeof rows / sizeof rows[0]) };
+
+/* First bytes of packed weights: which row packed them. */
+typedef struct {
+    uint32_t magic;
+    int32_t row;
+} packed_header;
+
+enum { PACKED_MAGIC = 0x716b7770 };
+
+/* What a run at an ISA may use. AVX512-VNNI does not imply AVX-VNNI: the first generations have only the EVEX form. */
+static const uint32_t usable[QK_ISA_COUNT] = {
+    [QK_SCALAR] = 1u << QK_SCALAR,
+    [QK_AVX2] = 1u << QK_AVX2 | 1u << QK_SCALAR,
+    [QK_AVXVNNI] = 1u << QK_AVXVNNI | 1u << QK_AVX2 | 1u << QK_SCALAR,
+    [QK_AVX512VNNI] = 1u << QK_AVX512VNNI | 1u << QK_AVX2 | 1u << QK_SCALAR,
+};
+
+const qk_kernel *qk_find_kernel(qk_isa isa, const qk_op *op, int32_t *row) {
+    if ((uint32_t)isa >= QK_ISA_COUNT)
+        return NULL;
+    for (int32_t i = 0; i < ROW_COUNT; i++) {
+        const kernel_row *r = &rows[i];
+        if (r->op != op->kind || !(usable[isa] >> r->isa & 1) || (r->kernel->accepts && !r->kernel->accepts(op)))
+            continue;
+        if (row)
+            *row = i;
+        return r->kernel;
+    }
+    return NULL;
+}
+
+int32_t qk_kernel_count(void) {
+    return ROW_COUNT;
+}
+
+static const kernel_row *row_at(int32_t i) {
+    return i >= 0 && i < ROW_COUNT ? &rows[i] : NULL;
+}
+
+const char *qk_kernel_name(int32_t i) {
+    return row_at(i) ? row_at(i)->name : NULL;
+}
+
+qk_op_kind qk_kernel_op(int32_t i) {
+    return row_at(i) ? row_at(i)->op : QK_OP_COUNT;
+}
+
+qk_isa qk_kernel_isa(int32_t i) {
+    return row_at(i) ? row_at(i)->isa : QK_ISA_COUNT;
+}
+
+const char *qk_op_kernel_name(qk_isa isa, const qk_op *op) {
+    int32_t row = -1;
+    return qk_find_kernel(isa, op, &row) ? rows[row].name : NULL;
+}
+
+int64_t qk_op_scratch_bytes(qk_isa isa, const qk_op *op) {
+    const qk_kernel *kernel = qk_find_kernel(isa, op, NULL);
+    return kernel && kernel->scratch_bytes ? qk_round_up(kernel->scratch_bytes(op), 64) : 0;
+}
+
+/* Sizes that the packed form depends on. The accumulator stays in int32 as long as 255 * 127 * K + |bias| < 2^31. */
+static int geometry_is_valid(const qk_conv_params *c) {
+    if (c->groups < 1 || c->in_c < 1 || c->out_c < 1 || c->kernel_h < 1 || c->kernel_w < 1)
+        return 0;
+    if (c->in_c % c->groups || c->out_c % c->groups || c->in_zero_point < 0 || c->in_zero_point > 255)
+        return 0;
+    return (int64_t)(c->in_c / c->groups) * c->kernel_h * c->kernel_w * (255 * 127) < INT32_MAX;
+}
+
+int64_t qk_conv_packed_bytes(qk_isa isa, const qk_conv_params *conv) {
+    const qk_op op = {.kind = QK_CONV, .params = conv};
+    const qk_kernel *kernel = geometry_is_valid(conv) ? qk_find_kernel(isa, &op, NULL) : NULL;
+    return kernel ? QK_PACKED_HEADER + qk_round_up(kernel->packed_bytes(conv), 64) : 0;
+}
+
+qk_status qk_conv_pack(qk_isa isa, const qk_conv_params *conv, const int8_t *weights, const int32_t *bias,
+                       const float *multiplier, void *packed) {
+    const qk_op op = {.kind = QK_CONV, .params = conv};
+    if (!geometry_is_valid(conv) || !weights || !bias || !multiplier || !packed || (uintptr_t)packed % 64)
+        return QK_BAD_ARGUMENT;
+    if (!qk_isa_available(isa))
+        return QK_ISA_MISSING;
+    int32_t row = -1;
+    const qk_kernel *kernel = qk_find_kernel(isa, &op, &row);
+    if (!kernel)
+        return QK_BAD_ARGUMENT;
+    packed_header *header = packed;
+    header->magic = PACKED_MAGIC;
+    header->row = row;
+    kernel->pack(conv, weights, bias, multiplier, (char *)packed + QK_PACKED_HEADER);
+    return QK_OK;
+}
+
+int32_t qk_conv_is_packed_for(const qk_conv_params *conv, int32_t row) {
+    const packed_header *header = conv->packed;
+    return header && (uintptr_t)header % 64 == 0 && header->magic == PACKED_MAGIC && header->row == row;
+}
