@@ -1,0 +1,129 @@
+"""Elementwise activations: one row each. Everything that knows an activation reads it from here.
+
+`body` writes the ONNX form, `evaluate` gives the float64 value from which the 256-entry table is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Emit = Callable[..., Any]
+"""emit(op_type, inputs, attributes) -> value: appends one standard ONNX node."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """attributes: name -> default (ONNX's); lookup: evaluated by table (else it is a pair of clamp bounds)."""
+
+    attributes: Mapping[str, float]
+    lookup: bool
+    body: Callable[[Emit, Any, Mapping[str, Any]], Any]
+    evaluate: Callable[[float, Mapping[str, float]], float]
+
+
+def constant(emit: Emit, value: float) -> Any:
+    return emit("Constant", [], {"value_float": float(value)})
+
+
+def _node(op_type: str) -> Callable[[Emit, Any, Mapping[str, Any]], Any]:
+    return lambda emit, x, attributes: emit(op_type, [x], dict(attributes))
+
+
+def _clip_body(emit: Emit, x: Any, attributes: Mapping[str, Any]) -> Any:
+    low = emit("Constant", [], {"value_float": attributes["min"]})
+    high = emit("Constant", [], {"value_float": attributes["max"]})
+    return emit("Clip", [x, low, high], {})
+
+
+def _silu_body(emit: Emit, x: Any, attributes: Mapping[str, Any]) -> Any:
+    return emit("Mul", [x, emit("Sigmoid", [x], {})], {})
+
+
+def _hard_swish_body(emit: Emit, x: Any, attributes: Mapping[str, Any]) -> Any:
+    return emit("Mul", [x, emit("HardSigmoid", [x], {"alpha": 1.0 / 6.0, "beta": 0.5})], {})
+
+
+def _mish_body(emit: Emit, x: Any, attributes: Mapping[str, Any]) -> Any:
+    return emit("Mul", [x, emit("Tanh", [emit("Softplus", [x], {})], {})], {})
+
+
+def _gelu_body(emit: Emit, x: Any, attributes: Mapping[str, Any]) -> Any:
+    erf = emit("Erf", [emit("Mul", [x, constant(emit, math.sqrt(0.5))], {})], {})
+    half = emit("Mul", [x, constant(emit, 0.5)], {})
+    return emit("Mul", [half, emit("Add", [erf, constant(emit, 1.0)], {})], {})
+
+
+def _gelu_tanh_body(emit: Emit, x: Any, attributes: Mapping[str, Any]) -> Any:
+    cube = emit("Mul", [emit("Mul", [x, x], {}), x], {})
+    inner = emit("Add", [x, emit("Mul", [cube, constant(emit, 0.044715)], {})], {})
+    tanh = emit("Tanh", [emit("Mul", [inner, constant(emit, math.sqrt(2.0 / math.pi))], {})], {})
+    half = emit("Mul", [x, constant(emit, 0.5)], {})
+    return emit("Mul", [half, emit("Add", [tanh, constant(emit, 1.0)], {})], {})
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _exp(x: float) -> float:
+    return math.exp(min(x, 700.0))
+
+
+def _clip(x: float, a: Mapping[str, float]) -> float:
+    return min(max(x, a["min"]), a["max"])
+
+
+def _hard_sigmoid(x: float, a: Mapping[str, float]) -> float:
+    return min(max(a["alpha"] * x + a["beta"], 0.0), 1.0)
+
+
+def _gelu_tanh(x: float) -> float:
+    return 0.5 * x * (1.0 + math.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+
+
+_FLOAT_MAX = 3.4028234663852886e38
+
+ACTIVATIONS: dict[str, Activation] = {
+    "Relu": Activation({}, False, _node("Relu"), lambda x, a: max(x, 0.0)),
+    "Clip": Activation({"min": -_FLOAT_MAX, "max": _FLOAT_MAX}, False, _clip_body, _clip),
+    "LeakyRelu": Activation({"alpha": 0.01}, True, _node("LeakyRelu"), lambda x, a: x if x >= 0 else a["alpha"] * x),
+    "Elu": Activation({"alpha": 1.0}, True, _node("Elu"), lambda x, a: x if x >= 0 else a["alpha"] * math.expm1(x)),
+    "HardSigmoid": Activation({"alpha": 0.2, "beta": 0.5}, True, _node("HardSigmoid"), _hard_sigmoid),
+    "HardSwish": Activation(
+        {}, True, _hard_swish_body, lambda x, a: x * min(max(x / 6.0 + 0.5, 0.0), 1.0)
+    ),
+    "Sigmoid": Activation({}, True, _node("Sigmoid"), lambda x, a: _sigmoid(x)),
+    "SiLU": Activation({}, True, _silu_body, lambda x, a: x * _sigmoid(x)),
+    "Tanh": Activation({}, True, _node("Tanh"), lambda x, a: math.tanh(x)),
+    "Gelu": Activation({}, True, _gelu_body, lambda x, a: 0.5 * x * (1.0 + math.erf(x * math.sqrt(0.5)))),
+    "GeluTanh": Activation({}, True, _gelu_tanh_body, lambda x, a: _gelu_tanh(x)),
+    "Mish": Activation({}, True, _mish_body, lambda x, a: x * math.tanh(_softplus(x))),
+    "Softplus": Activation({}, True, _node("Softplus"), lambda x, a: _softplus(x)),
+    "Erf": Activation({}, True, _node("Erf"), lambda x, a: math.erf(x)),
+    "Exp": Activation({}, True, _node("Exp"), lambda x, a: _exp(x)),
+    "Sqrt": Activation({}, True, _node("Sqrt"), lambda x, a: math.sqrt(max(x, 0.0))),
+    "Abs": Activation({}, True, _node("Abs"), lambda x, a: abs(x)),
+    "Neg": Activation({}, True, _node("Neg"), lambda x, a: -x),
+}
+
+
+def lookup_table(name: str, attributes: Mapping[str, float], x_scale: float, x_zero_point: int, y_scale: float,
+                 y_zero_point: int) -> bytes:  # fmt: skip
+    """T[q] = clamp(rne(act((q - zp_x) * s_x) / s_y) + zp_y, 0, 255) for q in 0..255, in float64: 256 bytes.
+
+    Deterministic: Python's `round` is ties-to-even; math functions differ between C libraries by at most an ulp of
+    float64, which moves an entry only where the value lies within 1e-15 (relative) of a tie.
+    """
+    row = ACTIVATIONS[name]
+    filled = {**row.attributes, **attributes}
+    reals = (row.evaluate((q - x_zero_point) * x_scale, filled) for q in range(256))
+    limit = 1 << 20
+    scaled = (min(max(real / y_scale, -limit), limit) for real in reals)
+    return bytes(min(max(round(value) + y_zero_point, 0), 255) for value in scaled)

@@ -1,0 +1,49 @@
+"""Back from fused FP32 ops to standard ONNX, for running the graph in onnxruntime with its tensors in view."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from quantkit.fuse.functions import Emitter, emit_activation, emit_base
+from quantkit.fuse.graph import quantkit_name
+from quantkit.fuse.opnames import DOMAIN, OpName
+
+
+def pre_activation_name(output_name: str) -> str:
+    """The name, in an expanded graph, of what goes into the activation of the fused op that makes `output_name`."""
+    return f"{output_name}/pre_activation"
+
+
+def expand(model: ir.Model) -> ir.Model:
+    """A copy of `model` in which every fused FP32 node is spelled out in standard ops; tensor names are kept.
+
+    The input of each fused activation is named by `pre_activation_name`. Initializers are shared with `model`.
+    """
+    copy = model.clone()
+    expand_in_place(copy)
+    copy.opset_imports.pop(DOMAIN, None)
+    return copy
+
+
+def expand_in_place(model: ir.Model, *, only_unweighted: bool = False) -> None:
+    """Spells out the fused FP32 nodes of `model`; with only_unweighted those without weights alone."""
+    for node in list(model.graph):
+        name = quantkit_name(node)
+        if name is not None and name.level == "float" and not (only_unweighted and name.is_weighted):
+            _expand_node(model, node, name)
+
+
+def _expand_node(model: ir.Model, node: ir.Node, name: OpName) -> None:
+    out = node.outputs[0]
+    emit = Emitter(model.opset_imports[""], prefix=f"{node.name}/")
+    value = emit_base(emit, name, node.inputs[: 3 if name.is_weighted else 2], [], node.attributes)  # type: ignore[arg-type]
+    if name.add:
+        value = emit("Add", [value, node.inputs[3]], {})
+    if name.activation:
+        value.name = pre_activation_name(out.name or "")
+        value = emit_activation(emit, name, value, node.attributes)
+    model.graph.insert_before(node, emit.nodes)
+    value.shape, value.type = out.shape, out.type
+    ir.convenience.replace_all_uses_with(out, value, replace_graph_outputs=True)
+    model.graph.remove(node, safe=True)
+    value.name = out.name

@@ -1,0 +1,198 @@
+"""Model-local functions: what each op of domain `quantkit` means, written in standard ONNX.
+
+The same emission code writes function bodies (attributes by reference) and expands fused FP32 nodes in a graph
+(attributes by value), so that the two cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from quantkit.fuse.activations import ACTIVATIONS
+from quantkit.fuse.opnames import DOMAIN, OpName
+
+_INTS, _INT, _STRING, _FLOAT = (
+    ir.AttributeType.INTS,
+    ir.AttributeType.INT,
+    ir.AttributeType.STRING,
+    ir.AttributeType.FLOAT,
+)
+_POOL = {"kernel_shape": _INTS, "strides": _INTS, "pads": _INTS, "ceil_mode": _INT}
+
+ATTRIBUTES: dict[str, dict[str, ir.AttributeType]] = {
+    "Conv": {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT},
+    "MaxPool": {**_POOL, "dilations": _INTS},
+    "AveragePool": {**_POOL, "count_include_pad": _INT},
+    "ReduceMean": {"axes": _INTS, "keepdims": _INT},
+    "Reshape": {"allowzero": _INT},
+    "Flatten": {"axis": _INT},
+    "Transpose": {"perm": _INTS},
+    "ResizeScales": {"mode": _STRING, "coordinate_transformation_mode": _STRING, "nearest_mode": _STRING},
+    "ResizeSizes": {"mode": _STRING, "coordinate_transformation_mode": _STRING, "nearest_mode": _STRING},
+    "DepthToSpace": {"blocksize": _INT, "mode": _STRING},
+    "Concat": {"axis": _INT},
+    "Split": {"axis": _INT},
+}
+"""Attributes of each base op that a quantkit node carries to its body, with ONNX's names."""
+
+EXTRA_INPUTS: dict[str, tuple[str, ...]] = {
+    "Reshape": ("shape",),
+    "Squeeze": ("axes",),
+    "Unsqueeze": ("axes",),
+    "Slice": ("starts", "ends", "axes", "steps"),
+    "Pad": ("pads",),
+    "ResizeScales": ("scales",),
+    "ResizeSizes": ("sizes",),
+    "Split": ("split",),
+}
+"""Integer or scale inputs that follow the activation inputs of a base op."""
+
+AVERAGE_DILATIONS_OPSET = 19
+REDUCE_AXES_INPUT_OPSET = 18
+
+
+class Emitter:
+    """Collects standard ONNX nodes. `emit(op_type, inputs, attributes)` returns the (first) output."""
+
+    def __init__(self, opset: int, prefix: str = "") -> None:
+        self.opset = opset
+        self.prefix = prefix
+        self.nodes: list[ir.Node] = []
+
+    def __call__(self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any], outputs: int = 1):  # type: ignore[no-untyped-def] # noqa: ANN204
+        attrs = [
+            value if isinstance(value, ir.Attr) and value.name == name else _attribute(name, value)
+            for name, value in attributes.items()
+        ]
+        node = ir.Node("", op_type, inputs, attrs, num_outputs=outputs, name=f"{self.prefix}{op_type}_{len(self.nodes)}")
+        for i, out in enumerate(node.outputs):
+            out.name = f"{self.prefix}{op_type}_{len(self.nodes)}_{i}"
+        self.nodes.append(node)
+        return node.outputs[0] if outputs == 1 else node.outputs
+
+
+def _attribute(name: str, value: Any) -> ir.Attr:
+    """An attribute called `name` from a Python value or from an attribute (or reference) of another name."""
+    if isinstance(value, ir.Attr):
+        return ir.Attr(name, value.type, value.value, value.ref_attr_name)
+    return ir.convenience.convert_attribute(name, value)
+
+
+def body_attributes(name: OpName, opset: int) -> dict[str, ir.AttributeType]:
+    """The attributes of a quantkit op at an opset of the default domain."""
+    table = dict(ATTRIBUTES.get(name.base, {}))
+    if name.base == "AveragePool" and opset >= AVERAGE_DILATIONS_OPSET:
+        table["dilations"] = _INTS
+    activation = name.base if name.base in ACTIVATIONS else name.activation
+    if activation:
+        table.update(dict.fromkeys(ACTIVATIONS[activation].attributes, _FLOAT))
+    return table
+
+
+def emit_base(emit: Emitter, name: OpName, data: Sequence[ir.Value], extra: Sequence[ir.Value],
+              attributes: Mapping[str, Any]) -> Any:  # fmt: skip
+    """The op itself in FP32: `data` are float operands (for weighted ops x, w, bias), `extra` as EXTRA_INPUTS."""
+    base = name.base
+    own = {k: attributes[k] for k in body_attributes(OpName(base), emit.opset) if k in attributes}
+    if base in ACTIVATIONS:
+        return ACTIVATIONS[base].body(emit, data[0], own)
+    if base == "Gemm":
+        return emit("Gemm", data, {"transB": 1})
+    if base == "MatMul":
+        return emit("Add", [emit("MatMul", data[:2], {}), data[2]], {})
+    if base == "ResizeScales":
+        return emit("Resize", [data[0], None, extra[0]], own)
+    if base == "ResizeSizes":
+        return emit("Resize", [data[0], None, None, extra[0]], own)
+    if base == "ReduceMean" and emit.opset >= REDUCE_AXES_INPUT_OPSET:
+        axes = emit("Constant", [], {"value_ints": own.pop("axes")})
+        return emit("ReduceMean", [data[0], axes], own)
+    return emit(base, [*data, *extra], own, outputs=name.count if base == "Split" else 1)
+
+
+def emit_activation(emit: Emitter, name: OpName, value: ir.Value, attributes: Mapping[str, Any]) -> ir.Value:
+    """The activation of a fused op, if it has one."""
+    if not name.activation:
+        return value
+    row = ACTIVATIONS[name.activation]
+    return row.body(emit, value, {k: attributes[k] for k in row.attributes})
+
+
+def _inputs(*names: str) -> list[ir.Value]:
+    return [ir.Value(name=name) for name in names]
+
+
+def _triple(name: str) -> list[ir.Value]:
+    return _inputs(name, f"{name}_scale", f"{name}_zero_point")
+
+
+def _static_body(emit: Emitter, name: OpName, attrs: Mapping[str, Any]) -> tuple[list[ir.Value], list[ir.Value]]:
+    """DequantizeLinear -> op -> [Add] -> [activation] -> QuantizeLinear."""
+    inputs: list[ir.Value] = []
+
+    def dequantized(tensor: str, **kwargs: Any) -> ir.Value:
+        values = _triple(tensor)
+        inputs.extend(values)
+        return emit("DequantizeLinear", values, kwargs)
+
+    if name.is_weighted:
+        x, w = dequantized("x"), dequantized("w", axis=1 if name.base == "MatMul" else 0)
+        bias = _inputs("bias", "bias_scale")
+        inputs.extend(bias)
+        data = [x, w, emit("DequantizeLinear", bias, {"axis": 0})]
+    else:
+        operands = [f"x{i}" for i in range(name.count)] if name.base == "Concat" else ["x"]
+        data = [dequantized(operand) for operand in (("a", "b") if name.base in ("Add", "Sub", "Mul") else operands)]
+    extra = _inputs(*EXTRA_INPUTS.get(name.base, ()))
+    inputs.extend(extra)
+    value = emit_base(emit, name, data, extra, attrs)
+    if name.add:
+        value = emit("Add", [value, dequantized("r")], {})
+    if name.is_lookup:
+        pre = _inputs("pre_scale", "pre_zero_point")
+        inputs.extend(pre)
+        value = emit("DequantizeLinear", [emit("QuantizeLinear", [value, *pre], {}), *pre], {})
+    if name.activation:
+        value = emit_activation(emit, name, value, attrs)
+    if name.to_float:
+        return inputs, [value]
+    y = _inputs("y_scale", "y_zero_point")
+    inputs.extend(y)
+    values = list(value) if name.base == "Split" and name.count > 1 else [value]
+    return inputs, [emit("QuantizeLinear", [v, *y], {}) for v in values]
+
+
+def _dynamic_body(emit: Emitter, name: OpName, attrs: Mapping[str, Any]) -> tuple[list[ir.Value], list[ir.Value]]:
+    """DynamicQuantizeLinear -> ConvInteger or MatMulInteger -> scale -> bias -> [Add] -> [activation]."""
+    x, w, scale, bias = inputs = _inputs("x", "w", "w_scale", "bias")
+    x_q, x_scale, x_zero = emit("DynamicQuantizeLinear", [x], {}, outputs=3)
+    if name.base == "Conv":
+        own = {k: attrs[k] for k in ATTRIBUTES["Conv"]}
+        acc = emit("ConvInteger", [x_q, w, x_zero], own)
+    else:
+        weight = emit("Transpose", [w], {"perm": [1, 0]}) if name.base == "Gemm" else w
+        acc = emit("MatMulInteger", [x_q, weight, x_zero], {})
+    real = emit("Mul", [emit("Cast", [acc], {"to": 1}), emit("Mul", [x_scale, scale], {})], {})
+    value = emit("Add", [real, bias], {})
+    if name.add:
+        residual = ir.Value(name="r")
+        inputs.append(residual)
+        value = emit("Add", [value, residual], {})
+    return inputs, [emit_activation(emit, name, value, attrs)]
+
+
+def function_for(name: OpName, opset: int) -> ir.Function:
+    """The model-local function of a static or dynamic quantkit op, its body at `opset` of the default domain."""
+    types = body_attributes(name, opset)
+    references = {key: ir.RefAttr(key, key, kind) for key, kind in types.items()}
+    emit = Emitter(opset)
+    body = _static_body if name.level == "static" else _dynamic_body
+    inputs, outputs = body(emit, name, references)
+    for i, value in enumerate(outputs):
+        value.name = "y" if len(outputs) == 1 else f"y{i}"
+    graph = ir.Graph(inputs, outputs, nodes=emit.nodes, opset_imports={"": opset}, name=name.op_type)
+    attributes = [ir.Attr(key, kind, None) for key, kind in types.items()]
+    return ir.Function(DOMAIN, name.op_type, graph=graph, attributes=attributes)

@@ -1,0 +1,72 @@
+"""Small questions about an onnx_ir graph that rules ask all the time."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.fuse.opnames import DOMAIN, OpName, parse
+
+
+class Reject(Exception):  # noqa: N818 - a rule's verdict, not an error
+    """A rule does not apply to a node; the text is the reason, for `inspect`."""
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array of an initializer, or None if the value is not constant."""
+    if value is None or value.const_value is None:
+        return None
+    return value.const_value.numpy()
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """The number in a constant of one element, else None."""
+    array = constant(value)
+    return float(array.reshape(())) if array is not None and array.size == 1 and array.dtype.kind in "fiu" else None
+
+
+def only_consumer(value: ir.Value) -> ir.Node | None:
+    """The node that alone uses `value`, once; None if there are others or the value is a graph output."""
+    uses = value.uses()
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def same_shape(a: ir.Value, b: ir.Value) -> bool:
+    """Both shapes are known (symbolic dimensions by name) and equal."""
+    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        return False
+    pairs = zip(a.shape.dims, b.shape.dims, strict=True)
+    return all(p == q and (isinstance(p, int) or p.value is not None) for p, q in pairs)
+
+
+def quantkit_name(node: ir.Node) -> OpName | None:
+    """The meaning of a node of domain quantkit; None for every other node."""
+    return parse(node.op_type) if node.domain == DOMAIN else None
+
+
+def is_standard(node: ir.Node, *op_types: str) -> bool:
+    return node.domain in ("", "ai.onnx") and node.op_type in op_types
+
+
+def new_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Registers `array` under `name`, or under `name_2`, `name_3`... where the name is taken; returns its value."""
+    taken = graph.initializers
+    fresh, count = name, 1
+    while fresh in taken:
+        count += 1
+        fresh = f"{name}_{count}"
+    tensor = ir.Tensor(np.ascontiguousarray(array), name=fresh)
+    value = ir.Value(name=fresh, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def replace_nodes(graph: ir.Graph, old: list[ir.Node], new: ir.Node, old_output: ir.Value) -> None:
+    """Puts `new` where the last of `old` stands; its output takes the name, type and uses of `old_output`."""
+    out = new.outputs[0]
+    out.shape, out.type = old_output.shape, old_output.type
+    name = old_output.name
+    graph.insert_before(old_output.producer(), new)  # type: ignore[arg-type]
+    ir.convenience.replace_all_uses_with(old_output, out, replace_graph_outputs=True)
+    graph.remove(old, safe=True)
+    out.name = name

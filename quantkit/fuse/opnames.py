@@ -1,0 +1,79 @@
+"""The names of quantkit's ops, as a table: every op type of domain `quantkit` and what it stands for.
+
+An op type is LEVEL prefix + BASE + ["Add"] + [ACTIVATION] + ["Float"]:
+
+    float     `ConvAddRelu`       the fused op in FP32, in memory only
+    dynamic   `DynQConvAddRelu`   s8 weights, activations quantized at run time: the converted file
+    static    `QConvAddRelu`      u8 in, u8 out: the calibrated file; `QGemmFloat` ends in float32
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from quantkit.fuse.activations import ACTIVATIONS
+
+DOMAIN = "quantkit"
+DOMAIN_VERSION = 1
+
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+BINARY = ("Add", "Sub", "Mul")
+POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
+MOVEMENT = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "ResizeScales", "ResizeSizes",
+            "DepthToSpace")  # fmt: skip
+VARIADIC = ("Concat", "Split")
+MAX_VARIADIC = 64
+"""Concat and Split with more operands than this stay in FP32 (a function has a fixed number of inputs)."""
+
+PREFIX = {"float": "", "dynamic": "DynQ", "static": "Q"}
+
+
+@dataclass(frozen=True)
+class OpName:
+    """What an op type of domain `quantkit` stands for. `count` is the number of operands of Concat and Split, else 0."""
+
+    base: str
+    level: str = "static"
+    add: bool = False
+    activation: str = ""
+    to_float: bool = False
+    count: int = 0
+
+    @cached_property
+    def op_type(self) -> str:
+        parts = (PREFIX[self.level], self.base, "Add" if self.add else "", self.activation,
+                 "Float" if self.to_float else "", str(self.count or ""))  # fmt: skip
+        return "".join(parts)
+
+    @property
+    def is_weighted(self) -> bool:
+        return self.base in WEIGHTED
+
+    @property
+    def is_lookup(self) -> bool:
+        """The activation is a 256-entry table on a requantized intermediate (the `pre` parameters)."""
+        return bool(self.activation) and ACTIVATIONS[self.activation].lookup
+
+    def at(self, level: str, *, to_float: bool = False) -> OpName:
+        return replace(self, level=level, to_float=to_float)
+
+
+def _all_names() -> list[OpName]:
+    activations = ("", *ACTIVATIONS)
+    names = [OpName(b, lv, add, a) for b in WEIGHTED for lv in PREFIX for add in (False, True) for a in activations]
+    names += [OpName(b, "static", to_float=True) for b in WEIGHTED]
+    names += [OpName(b, "static", activation=a) for b in BINARY for a in activations]
+    names += [OpName(b, "float", activation=a) for b in BINARY for a in ACTIVATIONS]
+    names += [OpName(b, lv) for b in ACTIVATIONS for lv in ("float", "static")]
+    names += [OpName(b) for b in (*POOLS, *MOVEMENT)]
+    names += [OpName(b, count=n) for b in VARIADIC for n in range(1, MAX_VARIADIC + 1)]
+    return names
+
+
+OP_NAMES: dict[str, OpName] = {name.op_type: name for name in _all_names()}
+
+
+def parse(op_type: str) -> OpName | None:
+    """The meaning of an op type of domain `quantkit`, or None if it is not one of ours."""
+    return OP_NAMES.get(op_type)

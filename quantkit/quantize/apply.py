@@ -1,0 +1,151 @@
+"""Writes the calibrated graph: selected nodes become static quantkit ops, with QuantizeLinear and
+DequantizeLinear where u8 and float32 meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.fuse.expand import pre_activation_name
+from quantkit.fuse.functions import EXTRA_INPUTS, function_for
+from quantkit.fuse.graph import constant, new_initializer
+from quantkit.fuse.opnames import DOMAIN, DOMAIN_VERSION
+from quantkit.quantize.qparams import QuantizedWeights, quantize_array
+from quantkit.quantize.select import Selection, becomes_float
+from quantkit.quantize.support import StaticForm
+from quantkit.types import QuantParams
+
+
+def quantized_name(name: str) -> str:
+    """The name of the u8 tensor that stands for the FP32 tensor `name`."""
+    return f"{name}_quantized"
+
+
+class _Writer:
+    def __init__(self, model: ir.Model, selection: Selection, params: Mapping[str, QuantParams]) -> None:
+        self.graph = model.graph
+        self.selection = selection
+        self.params = params
+        self.u8: dict[ir.Value, ir.Value] = {}
+        self.pairs: dict[str, list[ir.Value]] = {}
+
+    def params_of(self, tensor: str) -> QuantParams:
+        return self.params[self.selection.group_of[tensor]]
+
+    def pair(self, tensor: str) -> list[ir.Value]:
+        """The scale and zero point initializers of a tensor's group."""
+        group = self.selection.group_of[tensor]
+        if group not in self.pairs:
+            p = self.params[group]
+            self.pairs[group] = [
+                new_initializer(self.graph, f"{group}_scale", np.array(p.scale, np.float32)),
+                new_initializer(self.graph, f"{group}_zero_point", np.array(p.zero_point, np.uint8)),
+            ]
+        return self.pairs[group]
+
+    def quantized(self, value: ir.Value, before: ir.Node) -> ir.Value:
+        """The u8 form of a value: of its producer if that is u8, else through a QuantizeLinear that is made once."""
+        if value in self.u8:
+            return self.u8[value]
+        name = value.name or ""
+        array = constant(value)
+        if array is not None:
+            made = new_initializer(self.graph, quantized_name(name), quantize_array(array, self.params_of(name)))
+        else:
+            node = ir.node("QuantizeLinear", [value, *self.pair(name)], name=f"{name}/QuantizeLinear")
+            made = self._named_u8(node.outputs[0], value)
+            producer = value.producer()
+            self.graph.insert_after(producer, node) if producer is not None else self.graph.insert_before(
+                self.graph[0], node
+            )
+        self.u8[value] = made
+        return made
+
+    def _named_u8(self, out: ir.Value, like: ir.Value) -> ir.Value:
+        out.name, out.shape, out.type = quantized_name(like.name or ""), like.shape, ir.TensorType(ir.DataType.UINT8)
+        return out
+
+    def _weight_inputs(self, node: ir.Node, weights: QuantizedWeights, x: str) -> list[ir.Value]:
+        x_scale = np.float32(self.params_of(x).scale)
+        zero = np.zeros(weights.scale.shape, np.int8)
+        parts = {"weight_quantized": weights.values, "weight_scale": weights.scale, "weight_zero_point": zero,
+                 "bias_quantized": weights.bias, "bias_scale": x_scale * weights.scale}  # fmt: skip
+        return [new_initializer(self.graph, f"{node.name}/{what}", array) for what, array in parts.items()]
+
+    def write(self, node: ir.Node, form: StaticForm, weights: QuantizedWeights | None) -> None:
+        to_float = becomes_float(node, form, self.selection.forms)
+        name = form.name.at("static", to_float=to_float)
+        inputs: list[ir.Value] = []
+        for i, value in enumerate(form.data):
+            inputs += [self.quantized(value, node), *self.pair(value.name or "")]
+            if i == 0 and weights is not None:
+                inputs += self._weight_inputs(node, weights, value.name or "")
+        names = EXTRA_INPUTS.get(name.base, ())
+        inputs += [new_initializer(self.graph, f"{node.name}/{n}", a) for n, a in zip(names, form.extra, strict=True)]
+        out_name = node.outputs[0].name or ""
+        if name.is_lookup:
+            inputs += self.pair(pre_activation_name(out_name))
+        if not to_float:
+            inputs += self.pair(out_name)
+        new = ir.node(name.op_type, inputs, form.attributes, domain=DOMAIN, num_outputs=len(node.outputs), name=node.name)
+        self.graph.insert_before(node, new)
+        for old, out in zip(node.outputs, new.outputs, strict=True):
+            if to_float:
+                self._replace(old, out)
+            else:
+                self.u8[old] = self._named_u8(out, old)
+                self._dequantize_for_float_users(old, new)
+
+    def _replace(self, old: ir.Value, new: ir.Value) -> None:
+        name = old.name
+        new.shape, new.type = old.shape, old.type
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        old.name, new.name = None, name
+
+    def _dequantize_for_float_users(self, old: ir.Value, producer: ir.Node) -> None:
+        users = [use for use in old.uses() if use.node not in self.selection.forms]
+        if not users and not old.is_graph_output():
+            return
+        name = old.name or ""
+        node = ir.node("DequantizeLinear", [self.u8[old], *self.pair(name)], name=f"{name}/DequantizeLinear")
+        self.graph.insert_after(producer, node)
+        out = node.outputs[0]
+        out.shape, out.type = old.shape, old.type
+        for use in users:
+            use.node.replace_input_with(use.idx, out)
+        for i, graph_output in enumerate(self.graph.outputs):
+            if graph_output is old:
+                self.graph.outputs[i] = out
+        old.name, out.name = None, name
+
+
+def apply(model: ir.Model, selection: Selection, params: Mapping[str, QuantParams],
+          weights: Mapping[ir.Node, QuantizedWeights]) -> None:  # fmt: skip
+    """Rewrites a fused FP32 `model` in place into the calibrated form.
+
+    params: group name -> parameters; weights: weighted node -> its quantized weights.
+    """
+    writer = _Writer(model, selection, params)
+    for node, form in selection.forms.items():
+        writer.write(node, form, weights.get(node))
+    model.graph.remove(list(reversed(selection.forms)), safe=True)
+    finish_model(model)
+
+
+def finish_model(model: ir.Model) -> None:
+    """Attaches the functions that the graph's quantkit nodes need, and drops unused initializers."""
+    from quantkit.fuse.graph import quantkit_name
+
+    opset = model.opset_imports[""]
+    model.opset_imports[DOMAIN] = DOMAIN_VERSION
+    for key in [key for key in model.functions if key[0] == DOMAIN]:
+        del model.functions[key]
+    for node in model.graph:
+        name = quantkit_name(node)
+        if name is not None and node.op_identifier() not in model.functions:
+            model.functions[node.op_identifier()] = function_for(name, opset)
+    for name_, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name_]

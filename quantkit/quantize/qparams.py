@@ -1,0 +1,92 @@
+"""From real ranges and weights to integers: the formulas of docs/numerics.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantkit.errors import ModelError
+from quantkit.types import BIAS_LIMIT, QMAX, QMIN, WEIGHT_MAX, QuantParams, Range
+
+ACC_LIMIT = 1 << 31
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+"""Scales stay normal float32 numbers: denormals lose digits, and some CPUs flush them to zero."""
+
+
+def params_from_range(span: Range) -> QuantParams:
+    """scale = (high - low) / 255 in float32, zero_point = rne(-low / scale); the range is widened to hold 0 exactly.
+
+    A tensor that is always 0 gets scale 1, zero point 0.
+    """
+    low, high = min(span.low, 0.0), max(span.high, 0.0)
+    if low == high:
+        return QuantParams(1.0, 0)
+    scale = float(np.float32(max((high - low) / (QMAX - QMIN), SMALLEST_SCALE)))
+    zero_point = int(np.clip(np.rint(-low / scale), QMIN, QMAX))
+    return QuantParams(scale, zero_point)
+
+
+def quantize_array(x: np.ndarray, params: QuantParams) -> np.ndarray:
+    """clip(rint(x / scale) + zero_point, 0, 255): float32 any shape -> uint8, ties to even. ONNX QuantizeLinear-19."""
+    q = np.rint(x.astype(np.float32) / np.float32(params.scale)) + np.float32(params.zero_point)
+    return np.clip(q, QMIN, QMAX).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """values: s8, the shape of the FP32 weights; scale: f32 [C]; bias: int32 [C] in units of x_scale * scale."""
+
+    values: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+
+
+def channel_rows(weights: np.ndarray, axis: int) -> np.ndarray:
+    """The weights as float64 [C, K], one row an output channel."""
+    return np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1).astype(np.float64)
+
+
+def weight_scales(rows: np.ndarray, *, per_channel: bool = True) -> np.ndarray:
+    """absmax / 127 of each row as float32 [C]; dead channels (all zero) get 1; one scale for all if not per_channel."""
+    peak = np.abs(rows).max(axis=1, initial=0.0)
+    if not per_channel:
+        peak = np.full_like(peak, peak.max(initial=0.0))
+    return np.where(peak > 0, np.maximum(peak / WEIGHT_MAX, SMALLEST_SCALE), 1.0).astype(np.float32)
+
+
+def scale_for_bias(scale: np.ndarray, bias: np.ndarray, x_scale: float) -> np.ndarray:
+    """Raises a channel's weight scale where |bias / (x_scale * scale)| would reach 2^30. float32 [C] -> float32 [C]."""
+    least = np.abs(bias.astype(np.float64)) / (x_scale * (BIAS_LIMIT - 1))
+    raised = np.nextafter(least.astype(np.float32), np.float32(np.inf))
+    return np.where(least > scale, raised, scale).astype(np.float32)
+
+
+def quantize_weights(weights: np.ndarray, bias: np.ndarray, x_scale: float, *, axis: int, per_channel: bool = True,
+                     name: str = "weights") -> QuantizedWeights:  # fmt: skip
+    """Symmetric s8 weights per output channel, and the int32 bias.
+
+    weights: float32, output channels on `axis`; bias: float32 [C].
+    w_q = clip(rne(w / s_w), -127, 127), b_q = rne(b / (x_scale s_w)) in float64.
+    Raises ModelError where an accumulator could leave int32: |b_q| + 255 * sum|w_q| >= 2^31.
+    """
+    rows = channel_rows(weights, axis)
+    scale = scale_for_bias(weight_scales(rows, per_channel=per_channel), bias, x_scale)
+    q = np.clip(np.rint(rows / scale[:, None].astype(np.float64)), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
+    return finish_weights(q, scale, weights.shape, bias, x_scale, axis=axis, name=name)
+
+
+def finish_weights(q: np.ndarray, scale: np.ndarray, shape: tuple[int, ...], bias: np.ndarray, x_scale: float, *,
+                   axis: int, name: str) -> QuantizedWeights:  # fmt: skip
+    """Weights already rounded to s8 rows [C, K], put back into `shape`, with the int32 bias that belongs to them."""
+    b_q = np.rint(bias.astype(np.float64) / (x_scale * scale.astype(np.float64)))
+    worst = np.abs(b_q) + QMAX * np.abs(q.astype(np.int64)).sum(axis=1)
+    if worst.size and worst.max() >= ACC_LIMIT:
+        channel = int(worst.argmax())
+        raise ModelError(
+            f"{name}: channel {channel} could reach {worst.max():.3g} in a 32-bit accumulator "
+            f"({q.shape[1]} products); keep the node in FP32 with --keep-fp32"
+        )
+    moved = tuple(np.moveaxis(np.empty(shape, np.int8), axis, 0).shape)
+    values = np.ascontiguousarray(np.moveaxis(q.reshape(moved), 0, axis))
+    return QuantizedWeights(values, scale, b_q.astype(np.int32))

@@ -1,0 +1,138 @@
+"""Which nodes become u8, and which tensors must share their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from quantkit.fuse.expand import pre_activation_name
+from quantkit.fuse.graph import Reject
+from quantkit.fuse.opnames import MOVEMENT
+from quantkit.quantize.support import StaticForm, static_form
+from quantkit.types import Decision, Range
+
+FOLLOWING = (*MOVEMENT, "MaxPool", "GlobalMaxPool", "Split")
+"""Ops that also become u8 in front of a quantized consumer: they lose nothing by it."""
+
+
+@dataclass
+class Selection:
+    """forms: what each selected node becomes, in graph order. group_of: tensor name -> name of its parameter group."""
+
+    forms: dict[ir.Node, StaticForm]
+    decisions: list[Decision]
+    group_of: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[str]:
+        """Names of the tensors whose ranges are needed, in graph order, pre-activations included."""
+        return list(self.group_of)
+
+    def group_ranges(self, ranges: dict[str, Range]) -> dict[str, Range]:
+        """One range for each group: the union of its tensors' ranges."""
+        merged: dict[str, Range] = {}
+        for tensor, group in self.group_of.items():
+            span, known = ranges[tensor], merged.get(group)
+            merged[group] = span if known is None else Range(min(span.low, known.low), max(span.high, known.high))
+        return merged
+
+
+def _candidates(graph: ir.Graph, keep: Callable[[str], bool]) -> tuple[dict[ir.Node, StaticForm], list[Decision]]:
+    forms, decisions = {}, []
+    for node in graph:
+        try:
+            if keep(node.name or ""):
+                raise Reject("FP32 as asked (--keep-fp32)")
+            forms[node] = static_form(node)
+        except Reject as reason:
+            decisions.append(Decision("quantize", "kept", node.name or "", f"{node.op_type} stays FP32: {reason}"))
+    return forms, decisions
+
+
+def _consumers(node: ir.Node) -> list[ir.Node | None]:
+    """The users of a node's outputs; None stands for the graph's output."""
+    users: list[ir.Node | None] = [use.node for out in node.outputs for use in out.uses()]
+    return users + [None for out in node.outputs if out.is_graph_output()]
+
+
+def _grow(graph: ir.Graph, candidates: dict[ir.Node, StaticForm]) -> set[ir.Node]:
+    """Weighted nodes, then forward whatever takes a u8 input, then backward what only moves values into u8 nodes."""
+    chosen: set[ir.Node] = set()
+    for node in graph:
+        form = candidates.get(node)
+        if form is not None and (form.name.is_weighted or any(v.producer() in chosen for v in form.data)):
+            chosen.add(node)
+    for node in reversed(list(graph)):
+        form = candidates.get(node)
+        if form is None or node in chosen or form.name.base not in FOLLOWING:
+            continue
+        users = _consumers(node)
+        if users and all(user in chosen for user in users):
+            chosen.add(node)
+    for node in reversed(list(graph)):
+        is_unary = node in chosen and len(candidates[node].data) == 1 and not candidates[node].shares
+        is_elementwise = is_unary and not candidates[node].name.is_weighted and candidates[node].name.base not in _REDUCING
+        if is_elementwise and all(user not in chosen for user in _consumers(node)):
+            chosen.discard(node)
+    return chosen
+
+
+_REDUCING = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+
+
+class _Groups:
+    """Union-find over tensor names; the representative is the name that came first."""
+
+    def __init__(self) -> None:
+        self.parent: dict[str, str] = {}
+
+    def find(self, name: str) -> str:
+        self.parent.setdefault(name, name)
+        while self.parent[name] != name:
+            name = self.parent[name]
+        return name
+
+    def union(self, a: str, b: str) -> None:
+        first, second = self.find(a), self.find(b)
+        self.parent[second] = first
+
+
+def _share(forms: dict[ir.Node, StaticForm]) -> dict[str, str]:
+    groups = _Groups()
+    for node, form in forms.items():
+        for value in form.data:
+            groups.find(value.name or "")
+        if form.name.is_lookup:
+            groups.find(pre_activation_name(node.outputs[0].name or ""))
+        if form.name.is_weighted and becomes_float(node, form, forms):
+            continue
+        for out in node.outputs:
+            groups.find(out.name or "")
+            if form.shares:
+                groups.union(form.data[0].name or "", out.name or "")
+        if form.name.base == "Concat":
+            for value in form.data:
+                if value.producer() in forms and len(value.uses()) == 1 and not value.is_graph_output():
+                    groups.union(value.name or "", node.outputs[0].name or "")
+    return {name: groups.find(name) for name in groups.parent}
+
+
+def becomes_float(node: ir.Node, form: StaticForm, forms: dict[ir.Node, StaticForm]) -> bool:
+    """A plain weighted op that nobody reads as u8 ends in float32: one rounding less."""
+    plain = form.name.is_weighted and not form.name.add and not form.name.activation
+    return plain and all(user not in forms for user in _consumers(node))
+
+
+def select(model: ir.Model, keep: Callable[[str], bool] = lambda name: False) -> Selection:
+    """Decides for a fused FP32 model which nodes become u8. The model is not changed."""
+    candidates, decisions = _candidates(model.graph, keep)
+    chosen = _grow(model.graph, candidates)
+    forms = {node: candidates[node] for node in model.graph if node in chosen}
+    decisions += [
+        Decision("quantize", "kept", node.name or "", f"{node.op_type} stays FP32: no INT8 neighbour to gain from")
+        for node in candidates
+        if node not in chosen
+    ]
+    return Selection(forms, decisions, _share(forms))

@@ -1,0 +1,219 @@
+"""Which nodes of a fused graph can be u8, as a table: op -> how its static form is written.
+
+`shares` ops move or select values without arithmetic, so input and output have the same parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.fuse.functions import ATTRIBUTES
+from quantkit.fuse.graph import Reject, constant, quantkit_name, scalar
+from quantkit.fuse.opnames import MAX_VARIADIC, OpName
+from quantkit.fuse.patterns import activation_of
+
+
+@dataclass(frozen=True)
+class StaticForm:
+    """The u8 form of a node: `data` are the inputs to be quantized, `extra` constant inputs that follow them."""
+
+    name: OpName
+    data: tuple[ir.Value, ...]
+    extra: tuple[np.ndarray, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    shares: bool = False
+
+
+def _attributes(node: ir.Node, base: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    known = ATTRIBUTES[base]
+    found = {k: node.attributes[k].value for k in known if k in node.attributes}
+    return {**{k: v for k, v in defaults.items() if k in known}, **found}
+
+
+def _constant_input(node: ir.Node, index: int, what: str, default: np.ndarray | None = None) -> np.ndarray:
+    value = node.inputs[index] if len(node.inputs) > index else None
+    if value is None and default is not None:
+        return default
+    array = constant(value)
+    if array is None:
+        raise Reject(f"{what} is computed at run time")
+    return array
+
+
+def _rank(value: ir.Value) -> int:
+    if value.shape is None:
+        raise Reject(f"the rank of {value.name!r} is not known")
+    return len(value.shape)
+
+
+def _pool(node: ir.Node) -> StaticForm:
+    if len([out for out in node.outputs if out.uses() or out.is_graph_output()]) > 1:
+        raise Reject("the second output (indices) is used")
+    auto_pad = node.attributes.get("auto_pad")
+    if auto_pad is not None and auto_pad.as_string() not in ("NOTSET", "VALID"):
+        raise Reject(f"auto_pad={auto_pad.as_string()} could not be resolved to pads")
+    kernel = list(node.attributes["kernel_shape"].as_ints())
+    if len(kernel) not in (1, 2):
+        raise Reject(f"{len(kernel)} spatial dimensions; the engine has 1 and 2")
+    n = len(kernel)
+    defaults = {"strides": [1] * n, "pads": [0] * 2 * n, "dilations": [1] * n, "ceil_mode": 0, "count_include_pad": 0}
+    attributes = _attributes(node, node.op_type, defaults)
+    dilations = node.attributes.get("dilations")
+    if node.op_type == "AveragePool" and dilations is not None and set(dilations.as_ints()) != {1}:
+        raise Reject("dilated average pooling")
+    return StaticForm(OpName(node.op_type), (node.inputs[0],), (), attributes, node.op_type == "MaxPool")  # type: ignore[arg-type]
+
+
+def _global_pool(node: ir.Node) -> StaticForm:
+    if _rank(node.inputs[0]) not in (3, 4):  # type: ignore[arg-type]
+        raise Reject("global pooling of other than one or two spatial dimensions")
+    return StaticForm(OpName(node.op_type), (node.inputs[0],), shares=node.op_type == "GlobalMaxPool")  # type: ignore[arg-type]
+
+
+def _reduce_mean(node: ir.Node) -> StaticForm:
+    if "axes" in node.attributes:
+        axes = np.asarray(node.attributes["axes"].as_ints())
+    else:
+        axes = _constant_input(node, 1, "the list of axes")
+    rank = _rank(node.inputs[0])  # type: ignore[arg-type]
+    normal = sorted(int(a) % rank for a in axes)
+    keepdims = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
+    return StaticForm(OpName("ReduceMean"), (node.inputs[0],), (), {"axes": normal, "keepdims": keepdims})  # type: ignore[arg-type]
+
+
+def _moves(base: str, *inputs: str, **defaults: Any) -> Callable[[ir.Node], StaticForm]:
+    def form(node: ir.Node) -> StaticForm:
+        extra = tuple(_constant_input(node, 1 + i, what) for i, what in enumerate(inputs))
+        return StaticForm(OpName(base), (node.inputs[0],), extra,  # type: ignore[arg-type]
+                          _attributes(node, base, defaults) if base in ATTRIBUTES else {}, True)  # fmt: skip
+
+    return form
+
+
+def _transpose(node: ir.Node) -> StaticForm:
+    rank = _rank(node.inputs[0])  # type: ignore[arg-type]
+    return _moves("Transpose", perm=list(range(rank))[::-1])(node)
+
+
+def _squeeze(node: ir.Node) -> StaticForm:
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    if shape is None:
+        raise Reject("the shape to squeeze is not known")
+    ones = np.array([i for i, d in enumerate(shape) if d == 1], np.int64)
+    return StaticForm(OpName("Squeeze"), (node.inputs[0],), (_constant_input(node, 1, "axes", ones),), {}, True)  # type: ignore[arg-type]
+
+
+def _slice(node: ir.Node) -> StaticForm:
+    starts = _constant_input(node, 1, "starts").astype(np.int64)
+    ends = _constant_input(node, 2, "ends").astype(np.int64)
+    axes = _constant_input(node, 3, "axes", np.arange(starts.size, dtype=np.int64)).astype(np.int64)
+    steps = _constant_input(node, 4, "steps", np.ones(starts.size, np.int64)).astype(np.int64)
+    if (steps <= 0).any():
+        raise Reject("a negative step")
+    return StaticForm(OpName("Slice"), (node.inputs[0],), (starts, ends, axes, steps), {}, True)  # type: ignore[arg-type]
+
+
+def _pad(node: ir.Node) -> StaticForm:
+    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "constant"
+    fill = node.inputs[2] if len(node.inputs) > 2 else None
+    if mode != "constant" or (fill is not None and scalar(fill) != 0.0):
+        raise Reject(f"mode {mode} or a fill value other than 0")
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        raise Reject("an axes input")
+    pads = _constant_input(node, 1, "pads").astype(np.int64)
+    if (pads < 0).any():
+        raise Reject("negative pads")
+    return StaticForm(OpName("Pad"), (node.inputs[0],), (pads,), {}, True)  # type: ignore[arg-type]
+
+
+def _resize(node: ir.Node) -> StaticForm:
+    defaults = {"mode": "nearest", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_floor"}
+    attributes = {**defaults, **_attributes(node, "ResizeScales", {})}
+    if attributes["mode"] != "nearest":
+        raise Reject(f"mode {attributes['mode']}; nearest is supported")
+    supported = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
+    if attributes["coordinate_transformation_mode"] not in supported or "axes" in node.attributes:
+        raise Reject(f"coordinates {attributes['coordinate_transformation_mode']!r} or an axes attribute")
+    if _rank(node.inputs[0]) != 4:  # type: ignore[arg-type]
+        raise Reject("other than two spatial dimensions")
+    for index, base in ((2, "ResizeScales"), (3, "ResizeSizes")):
+        value = node.inputs[index] if len(node.inputs) > index else None
+        array = constant(value)
+        if array is not None and array.size == 4:
+            return StaticForm(OpName(base), (node.inputs[0],), (array,), attributes, True)  # type: ignore[arg-type]
+    raise Reject("scales or sizes are computed at run time")
+
+
+def _concat(node: ir.Node) -> StaticForm:
+    if len(node.inputs) > MAX_VARIADIC:
+        raise Reject(f"{len(node.inputs)} inputs; at most {MAX_VARIADIC}")
+    axis = int(node.attributes["axis"].as_int())
+    axis = axis % _rank(node.outputs[0]) if axis < 0 else axis
+    return StaticForm(OpName("Concat", count=len(node.inputs)), tuple(node.inputs), (), {"axis": axis})  # type: ignore[arg-type]
+
+
+def _split(node: ir.Node) -> StaticForm:
+    count = len(node.outputs)
+    rank = _rank(node.inputs[0])  # type: ignore[arg-type]
+    axis = (int(node.attributes["axis"].as_int()) if "axis" in node.attributes else 0) % rank
+    size = node.inputs[0].shape[axis]  # type: ignore[union-attr,index]
+    if count > MAX_VARIADIC or not isinstance(size, int):
+        raise Reject("too many outputs, or the size of the split axis is not known")
+    chunk = -(-size // count)
+    even = np.array([chunk] * (count - 1) + [size - chunk * (count - 1)], np.int64)
+    split = _constant_input(node, 1, "the list of sizes", even).astype(np.int64)
+    return StaticForm(OpName("Split", count=count), (node.inputs[0],), (split,), {"axis": axis}, True)  # type: ignore[arg-type]
+
+
+def _binary(node: ir.Node) -> StaticForm:
+    return StaticForm(OpName(node.op_type), tuple(node.inputs))  # type: ignore[arg-type]
+
+
+FORMS: dict[str, Callable[[ir.Node], StaticForm]] = {
+    "MaxPool": _pool,
+    "AveragePool": _pool,
+    "GlobalAveragePool": _global_pool,
+    "GlobalMaxPool": _global_pool,
+    "ReduceMean": _reduce_mean,
+    "Reshape": _moves("Reshape", "the shape", allowzero=0),
+    "Flatten": _moves("Flatten", axis=1),
+    "Unsqueeze": _moves("Unsqueeze", "the list of axes"),
+    "DepthToSpace": _moves("DepthToSpace", mode="DCR"),
+    "Transpose": _transpose,
+    "Squeeze": _squeeze,
+    "Slice": _slice,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Concat": _concat,
+    "Split": _split,
+    "Add": _binary,
+    "Sub": _binary,
+    "Mul": _binary,
+}
+"""Standard op -> its u8 form. Activations come from fuse.activations, weighted ops are already fused."""
+
+
+def static_form(node: ir.Node) -> StaticForm:
+    """The u8 form of a node of a fused FP32 graph; raises Reject with the reason if it has none."""
+    fused = quantkit_name(node)
+    found = activation_of(node)
+    if found is not None:
+        form = StaticForm(OpName(found[0]), (node.inputs[0],), (), found[1])  # type: ignore[arg-type]
+    elif fused is not None and fused.level == "float":
+        data = [node.inputs[0], *node.inputs[3:]] if fused.is_weighted else list(node.inputs)
+        form = StaticForm(fused.at("static"), tuple(data), (), {k: a.value for k, a in node.attributes.items()})  # type: ignore[arg-type]
+    elif node.domain == "" and node.op_type in FORMS:
+        form = FORMS[node.op_type](node)
+    else:
+        raise Reject("no INT8 form")
+    for value in (*form.data, *node.outputs):
+        if value is None:
+            raise Reject("an optional input is absent")
+        if value.dtype != ir.DataType.FLOAT:
+            raise Reject(f"{value.name!r} is {value.dtype.name if value.dtype is not None else 'of unknown type'}")
+    return form
