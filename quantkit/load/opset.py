@@ -1,0 +1,82 @@
+"""Opset versions: below 13 many ops take axes and pads as attributes; one modern form keeps later stages simple."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from quantkit.errors import ModelError
+from quantkit.load.shapes import light_proto
+from quantkit.types import Decision
+
+OLDEST = 7
+"""The oldest opset that onnxruntime and onnx.version_converter support."""
+MODERN = 13
+"""From here on, axes are inputs (Squeeze, Unsqueeze, ReduceSum, Split); such files are left alone."""
+TARGETS = (17, 16, 15, 14, 13)
+"""Tried in this order when a file is older than MODERN."""
+
+
+def raise_opset(model: ir.Model, label: str) -> tuple[ir.Model, list[Decision]]:
+    """Convert a model below opset 13 to opset 17, or to the highest below that converts; else keep it as it is.
+
+    Raises ModelError below opset 7 and when the file imports no ai.onnx opset but uses its ops.
+    """
+    version = model.graph.opset_imports.get("")
+    if version is None:
+        if any(node.domain == "" for node in model.graph.all_nodes()):
+            raise ModelError(f"{label}: uses ai.onnx ops but imports no ai.onnx opset; export it again")
+        return model, []
+    if version < OLDEST:
+        raise ModelError(f"{label}: opset {version} is older than {OLDEST}; export it again with opset 17 or newer")
+    if version > onnx.defs.onnx_opset_version():
+        newest = onnx.defs.onnx_opset_version()
+        return model, [
+            Decision("load", "kept", label, f"opset {version} is newer than {newest}, the newest known here")
+        ]
+    if version >= MODERN:
+        return model, []
+    reasons = []
+    for target in TARGETS:
+        try:
+            converted = _convert(model, target)
+        except Exception as error:
+            reasons.append(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+            continue
+        return converted, [Decision("load", "raised", label, f"opset {version} to {target}")]
+    return model, [Decision("load", "kept", label, f"opset {version} stays, it does not convert: {reasons[0]}")]
+
+
+def _convert(model: ir.Model, target: int) -> ir.Model:
+    proto = light_proto(model)
+    kept_inputs = {value.name for value in model.graph.inputs}
+    converted = ir.from_proto(onnx.version_converter.convert_version(proto, target))
+    graph = converted.graph
+    for value in list(graph.inputs):
+        source = model.graph.initializers.get(value.name or "")
+        if source is None or value.name in graph.initializers:
+            continue
+        value.const_value = source.const_value
+        if value.name not in kept_inputs:
+            graph.inputs.remove(value)
+        graph.register_initializer(value)
+    _check_weights_survived(model, converted)
+    converted.ir_version = max(model.ir_version, minimum_ir_version(converted))
+    converted.metadata_props.update(model.metadata_props)
+    converted.producer_name, converted.producer_version = model.producer_name, model.producer_version
+    return converted
+
+
+def _check_weights_survived(model: ir.Model, converted: ir.Model) -> None:
+    used = {value.name for node in converted.graph.all_nodes() for value in node.inputs if value is not None}
+    known = set(converted.graph.initializers) | {value.name for value in converted.graph.inputs}
+    lost = [name for name in model.graph.initializers if name in used and name not in known]
+    if lost:
+        raise ValueError(f"the converter lost initializer {lost[0]!r}")
+
+
+def minimum_ir_version(model: ir.Model) -> int:
+    """The lowest IR version that may hold the model's opsets; 8 with local functions, 4 with plain initializers."""
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.graph.opset_imports.items()]
+    lowest = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
+    return max(lowest, 8 if model.functions else 4)

@@ -1,0 +1,179 @@
+"""From a path, a ModelProto or an onnx_ir.Model to an onnx_ir.Model and the digest of what was read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from quantkit.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as read: `file` is its file name ("" when it came from memory), `sha256` covers external data too."""
+
+    model: ir.Model
+    file: str
+    sha256: str
+    label: str
+
+
+def read(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
+    """Read `source` without materialising external data; a model in memory is copied (its tensors are shared).
+
+    Raises ModelError: the file is missing, not ONNX, truncated, or its external data is.
+    """
+    if isinstance(source, ir.Model):
+        return Source(source.clone(), "", _bytes_digest(ir.to_proto(source)), source.graph.name or "the model")
+    if isinstance(source, onnx.ModelProto):
+        label = source.graph.name or "the model"
+        return Source(_deserialize(source, label), "", _bytes_digest(source), label)
+    path = Path(source)
+    proto = _parse(path)
+    model = _deserialize(proto, str(path))
+    ir.external_data.set_base_dir(model.graph, str(path.parent))
+    return Source(model, path.name, file_digest(path, proto), str(path))
+
+
+def file_digest(path: str | Path, proto: onnx.ModelProto | None = None) -> str:
+    """SHA-256 (hex) of an ONNX file's bytes followed by those of its external data files, sorted by location.
+
+    Raises ModelError when the file cannot be read or parsed.
+    """
+    path = Path(path)
+    proto = _parse(path) if proto is None else proto
+    digest = hashlib.sha256()
+    for file in [path, *(path.parent / location for location in _external_locations(proto))]:
+        try:
+            with file.open("rb") as stream:
+                while chunk := stream.read(CHUNK_BYTES):
+                    digest.update(chunk)
+        except OSError as error:
+            raise ModelError(f"{path}: external data {file.name!r} cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def _bytes_digest(proto: onnx.ModelProto) -> str:
+    return hashlib.sha256(proto.SerializeToString()).hexdigest()
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read ({error.strerror or error}); give the path of an ONNX file"
+        ) from error
+    except DecodeError as error:
+        raise ModelError(
+            f"{path}: not an ONNX file, or a truncated one (its protobuf does not parse); export or copy it again"
+        ) from error
+    return proto
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph: initializers, node attributes, and those of subgraphs."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for subgraph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _tensors(subgraph)
+
+
+def _external(tensor: onnx.TensorProto) -> dict[str, str] | None:
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return None
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _external_locations(proto: onnx.ModelProto) -> list[str]:
+    entries = (_external(tensor) for tensor in _tensors(proto.graph))
+    return sorted({entry["location"] for entry in entries if entry and entry.get("location")})
+
+
+def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelError(f"{label}: holds no ONNX graph (an empty file or another kind of protobuf); export it again")
+    for tensor in _tensors(proto.graph):
+        _check_size(tensor, label)
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{label}: is not a valid ONNX model ({reason}); export it again") from error
+
+
+def _check_size(tensor: onnx.TensorProto, label: str) -> None:
+    """A tensor must hold the bytes that its dims and type ask for; cut files and stripped weights fail here."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.data_type == onnx.TensorProto.STRING:
+        return
+    if tensor.data_type == onnx.TensorProto.UNDEFINED:
+        raise ModelError(f"{label}: tensor {tensor.name!r} has no element type; export the model again")
+    kind = ir.DataType(tensor.data_type)
+    count = 1
+    for dim in tensor.dims:
+        count *= dim
+    expected = (count * int(kind.bitwidth) + 7) // 8
+    if tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != expected:
+            raise ModelError(
+                f"{label}: tensor {tensor.name!r} holds {len(tensor.raw_data)} bytes where its shape "
+                f"{list(tensor.dims)} needs {expected}; the file is damaged, export it again"
+            )
+    elif count and not any(len(field) for field in _typed_fields(tensor)):
+        raise ModelError(
+            f"{label}: tensor {tensor.name!r} {list(tensor.dims)} has no data; the weights were stripped, "
+            "export the model with its weights"
+        )
+
+
+def _typed_fields(tensor: onnx.TensorProto) -> tuple:
+    return (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+
+
+def check_external_data(model: ir.Model, label: str) -> None:
+    """Every external tensor must lie inside an existing file within the model's folder. Raises ModelError."""
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                _check_extent(tensor, name, label)
+
+
+def _check_extent(tensor: ir.ExternalTensor, name: str, label: str) -> None:
+    path = Path(tensor.path)
+    try:
+        available = path.stat().st_size
+    except OSError as error:
+        raise ModelError(
+            f"{label}: external data {str(tensor.location)!r} of tensor {name!r} is missing; "
+            "put it beside the model, as it was exported"
+        ) from error
+    end = (tensor.offset or 0) + tensor.nbytes
+    if end > available:
+        raise ModelError(
+            f"{label}: external data {str(tensor.location)!r} is truncated: tensor {name!r} ends at byte {end}, "
+            f"the file at {available}; copy it again"
+        )
+    if path.resolve().parent != Path(tensor.base_dir).resolve() and not path.resolve().is_relative_to(
+        Path(tensor.base_dir).resolve()
+    ):
+        raise ModelError(
+            f"{label}: external data {str(tensor.location)!r} lies outside the model's folder; move it there"
+        )

@@ -1,0 +1,25 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """shared(relative_path) -> Path of a shared model or data file; the test is skipped where it is absent."""
+    root = Path(os.environ.get("QUANTKIT_SHARED", REPOSITORY.parent / "shared"))
+
+    def locate(relative: str) -> Path:
+        path = root / relative
+        if not path.exists():
+            pytest.skip(f"{relative} is not in the shared folder (set QUANTKIT_SHARED)")
+        return path
+
+    return locate
