@@ -1,0 +1,101 @@
+/* vector.h, AVX2: 8 lanes of 32 bits. Shared by AVX-VNNI. `left` is how many lanes exist, if fewer than 8. */
+#ifndef QK_AVX2_VECTOR_H
+#define QK_AVX2_VECTOR_H
+
+#include "../internal.h"
+
+#if QK_X86
+#include <immintrin.h>
+#include <string.h>
+
+#define V_INLINE static inline __attribute__((always_inline)) QK_TARGET_AVX2
+
+typedef __m256i vi;
+typedef __m256 vf;
+enum { LANES = 8 };
+
+V_INLINE vi v_broadcast(const char *p) {
+    int32_t bits;
+    memcpy(&bits, p, 4);
+    return _mm256_set1_epi32(bits);
+}
+V_INLINE vi v_set_i32(int32_t x) {
+    return _mm256_set1_epi32(x);
+}
+V_INLINE vf v_set_f32(float x) {
+    return _mm256_set1_ps(x);
+}
+V_INLINE vf v_to_float(vi x) {
+    return _mm256_cvtepi32_ps(x);
+}
+V_INLINE vi v_round(vf x) {
+    return _mm256_cvtps_epi32(x);
+}
+V_INLINE vf v_mul(vf a, vf b) {
+    return _mm256_mul_ps(a, b);
+}
+V_INLINE vf v_add(vf a, vf b) {
+    return _mm256_add_ps(a, b);
+}
+V_INLINE vf v_min(vf a, vf b) {
+    return _mm256_min_ps(a, b);
+}
+V_INLINE vf v_max(vf a, vf b) {
+    return _mm256_max_ps(a, b);
+}
+V_INLINE vi v_add_i32(vi a, vi b) {
+    return _mm256_add_epi32(a, b);
+}
+V_INLINE vi v_sub_i32(vi a, vi b) {
+    return _mm256_sub_epi32(a, b);
+}
+
+V_INLINE vi v_load_u8(const uint8_t *p, int32_t left) {
+    int64_t bytes = 0;
+    if (left >= LANES)
+        memcpy(&bytes, p, LANES);
+    else
+        for (int32_t i = left - 1; i >= 0; i--)
+            bytes = bytes << 8 | p[i];
+    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes));
+}
+
+V_INLINE void v_store_u8(uint8_t *p, vi x, int32_t left) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    uint64_t bytes = (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(words, words));
+    if (left >= LANES)
+        memcpy(p, &bytes, LANES);
+    else
+        for (int32_t i = 0; i < left; i++, bytes >>= 8)
+            p[i] = (uint8_t)bytes;
+}
+
+V_INLINE void v_store_f32(float *p, vf x, int32_t left) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    if (left >= LANES)
+        _mm256_storeu_ps(p, x);
+    else
+        _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(left), lane), x);
+}
+
+/* u8 to s16. Reads and writes exactly `count`; the last vectors overlap. */
+V_INLINE void v_widen_u8(int16_t *to, const uint8_t *from, int64_t count) {
+    if (count >= 16) {
+        for (int64_t i = 0; i < count; i += 16) {
+            const int64_t at = i + 16 <= count ? i : count - 16;
+            _mm256_storeu_si256((__m256i *)(to + at),
+                                _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(from + at))));
+        }
+    } else if (count >= 8) {
+        for (int64_t i = 0; i < 2; i++) {
+            const int64_t at = i * (count - 8);
+            _mm_storeu_si128((__m128i *)(to + at), _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(from + at))));
+        }
+    } else {
+        for (int64_t i = 0; i < count; i++)
+            to[i] = from[i];
+    }
+}
+
+#endif
+#endif
