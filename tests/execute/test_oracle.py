@@ -1,0 +1,577 @@
+"""The oracle against onnxruntime's float evaluation of the function bodies (<= 1 LSB), and against hand-made values."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper, parser
+
+from quantkit.errors import DataError, ModelError, RangeError
+from quantkit.execute import oracle_ops
+from quantkit.execute.oracle import run_oracle
+from quantkit.types import QuantParams
+from tests.execute.one_op import OneOp, pair, random_u8, run_onnxruntime, scale, triple, zero
+
+ONE_STEP = 1
+"""Largest difference between exact integers and onnxruntime's float32 evaluation of the body: a rounding tie."""
+
+SAME_NAME = ("HardSwish", "Sigmoid", "Tanh", "Mish", "Softplus", "Softsign", "Erf", "Exp", "Abs", "Neg")
+JUMPING = ("ThresholdedRelu", "Floor", "Ceil", "Round", "Sign")
+"""Not continuous: one step before them may be many after, so they are compared as unary ops only."""
+CLAMPING = ("", "Relu", "Clip")
+ACTIVATION_BODIES = {
+    "": "a = Identity(v)",
+    "Relu": "a = Relu(v)",
+    "Clip": "lo = Constant <value_float: float = @min> () hi = Constant <value_float: float = @max> ()"
+    " a = Clip(v, lo, hi)",
+    "LeakyRelu": "a = LeakyRelu <alpha: float = @alpha> (v)",
+    "ThresholdedRelu": "a = ThresholdedRelu <alpha: float = @alpha> (v)",
+    "Elu": "a = Elu <alpha: float = @alpha> (v)",
+    "Celu": "a = Celu <alpha: float = @alpha> (v)",
+    "Selu": "a = Selu(v)",
+    "HardSigmoid": "a = HardSigmoid <alpha: float = @alpha, beta: float = @beta> (v)",
+    "Gelu": "a = Gelu(v)",
+    "GeluTanh": 'a = Gelu <approximate = "tanh"> (v)',
+    "Sqrt": "a0 = Relu(v) a = Sqrt(a0)",
+    "SiLU": "g = Sigmoid(v) a = Mul(v, g)",
+} | {name: f"a = {name}(v)" for name in (*SAME_NAME, "Sin", "Cos", *JUMPING[1:])}
+ACTIVATION_ATTRIBUTES = {
+    "Clip": {"min": -0.5, "max": 1.5},
+    "LeakyRelu": {"alpha": 0.1},
+    "ThresholdedRelu": {"alpha": 0.7},
+    "Elu": {"alpha": 0.8},
+    "Celu": {"alpha": 1.3},
+    "HardSigmoid": {"alpha": 0.15, "beta": 0.4},
+}
+
+
+def finish(activation: str) -> str:
+    """From the float value v to y; a lookup activation passes through the pre pair."""
+    pre = "" if activation in CLAMPING else "p = QuantizeLinear(v0, ps, pz) v = DequantizeLinear(p, ps, pz)"
+    first = "v = Identity(v0)" if activation in CLAMPING else pre
+    return f"{first} {ACTIVATION_BODIES[activation]} y = QuantizeLinear(a, ys, yz)"
+
+
+def target_pairs(activation: str, step: float) -> dict[str, np.ndarray]:
+    """y (and pre) pairs: the pre step is finer than y's, so one step there is at most one step of y."""
+    if activation in CLAMPING:
+        return pair("y", step, 117)
+    return pair("p", step, 130) | pair("y", 1.25 * step, 101)
+
+
+def weights(rng: np.random.Generator, shape: tuple[int, ...], channels: int, x_scale: float) -> dict[str, np.ndarray]:
+    w = rng.integers(-127, 128, shape).astype(np.int8)
+    w.flat[:2] = -127, 127
+    ws = rng.uniform(0.001, 0.01, channels).astype(np.float32)
+    bias = rng.integers(-5000, 5000, channels).astype(np.int32)
+    return {
+        "w": w,
+        "ws": ws,
+        "wz": np.zeros(channels, np.int8),
+        "b": bias,
+        "bs": (np.float32(x_scale) * ws).astype(np.float32),
+    }
+
+
+def weighted(
+    name: str, x: np.ndarray, w: dict[str, np.ndarray], *, core: str, w_axis: int = 0, **options: object
+) -> OneOp:
+    """Q{base}[Add][activation] with the body of the file format."""
+    activation, attributes = str(options.get("activation", "")), dict(options.get("attributes", {}))
+    residual, step = options.get("residual"), float(options.get("step", 0.05))
+    inputs = triple("x", x, 0.02, 121) | w
+    body = f"xf = DequantizeLinear(x, xs, xz) wf = DequantizeLinear <axis = {w_axis}> (w, ws, wz) {core} "
+    if residual is not None:
+        inputs |= triple("r", residual, 0.031, 99)
+        body += "rf = DequantizeLinear(r, rs, rz) v0 = Add(c, rf) "
+    else:
+        body += "v0 = Identity(c) "
+    return OneOp(
+        name,
+        body + finish(activation),
+        inputs | target_pairs(activation, step),
+        attributes | ACTIVATION_ATTRIBUTES.get(activation, {}),
+        fed=("x",) if residual is None else ("x", "r"),
+    )
+
+
+CONV_CORE = (
+    "bf = DequantizeLinear <axis = 0> (b, bs) c = Conv <strides: ints = @strides, pads: ints = @pads,"
+    " dilations: ints = @dilations, group: int = @group> (xf, wf, bf)"
+)
+GEMM_CORE = "bf = DequantizeLinear <axis = 0> (b, bs) c = Gemm <transB = 1> (xf, wf, bf)"
+MATMUL_CORE = "bf = DequantizeLinear <axis = 0> (b, bs) m = MatMul(xf, wf) c = Add(m, bf)"
+
+
+def geometry(rank: int, **given: object) -> dict[str, object]:
+    default = {"strides": [1] * rank, "pads": [0] * (2 * rank), "dilations": [1] * rank, "group": 1}
+    return default | given
+
+
+def assert_within_one_step(case: OneOp) -> None:
+    expected = run_onnxruntime(case.model, case.feeds)
+    result = run_oracle(case.model, case.feeds)
+    assert list(result) == list(expected)
+    for name, value in expected.items():
+        assert result[name].dtype == value.dtype
+        assert result[name].shape == value.shape
+        difference = np.abs(result[name].astype(int) - value.astype(int))
+        assert difference.max(initial=0) <= ONE_STEP, f"{case.name} {name}: {difference.max()} steps"
+        assert np.mean(difference) < 0.01, f"{case.name} {name}: differences are more than rare rounding ties"
+
+
+CONVOLUTIONS = {
+    "one by one": ((2, 5, 6, 7), (8, 5, 1, 1), geometry(2)),
+    "three by three with asymmetric pads": ((1, 4, 9, 8), (6, 4, 3, 3), geometry(2, pads=[1, 0, 2, 1], strides=[2, 1])),
+    "dilated": ((1, 3, 11, 12), (4, 3, 3, 2), geometry(2, dilations=[2, 3], pads=[2, 2, 2, 2])),
+    "grouped": ((2, 6, 7, 7), (9, 2, 3, 3), geometry(2, group=3, pads=[1] * 4)),
+    "depthwise with multiplier": ((1, 5, 8, 8), (10, 1, 5, 5), geometry(2, group=5, pads=[2] * 4, strides=[2, 2])),
+    "one dimension": ((2, 3, 17), (4, 3, 5), geometry(1, pads=[2, 1], strides=[2])),
+    "three dimensions": ((1, 2, 5, 6, 4), (3, 2, 3, 2, 1), geometry(3, pads=[1, 0, 0, 1, 1, 0])),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_conv_agrees_with_onnxruntime(name: str) -> None:
+    rng = np.random.default_rng(1)
+    x_shape, w_shape, attributes = CONVOLUTIONS[name]
+    w = weights(rng, w_shape, w_shape[0], 0.02)
+    case = weighted("QConv", random_u8(rng, *x_shape), w, core=CONV_CORE, attributes=attributes)
+    assert_within_one_step(case)
+
+
+@pytest.mark.parametrize("activation", [a for a in ACTIVATION_BODIES if a not in JUMPING])
+@pytest.mark.parametrize("add", [False, True])
+def test_conv_with_residual_and_activation_agrees_with_onnxruntime(activation: str, add: bool) -> None:
+    rng = np.random.default_rng(2)
+    x = random_u8(rng, 2, 4, 6, 6)
+    case = weighted(
+        f"QConv{'Add' if add else ''}{activation}",
+        x,
+        weights(rng, (5, 4, 3, 3), 5, 0.02),
+        core=CONV_CORE,
+        attributes=geometry(2, pads=[1] * 4),
+        activation=activation,
+        residual=random_u8(rng, 2, 5, 6, 6) if add else None,
+    )
+    assert_within_one_step(case)
+
+
+@pytest.mark.parametrize(("add", "activation"), [(False, ""), (True, "Relu"), (False, "Gelu"), (False, "Clip")])
+def test_gemm_and_matmul_agree_with_onnxruntime(add: bool, activation: str) -> None:
+    rng = np.random.default_rng(3)
+    suffix = f"{'Add' if add else ''}{activation}"
+    gemm = weighted(
+        f"QGemm{suffix}",
+        random_u8(rng, 7, 33),
+        weights(rng, (10, 33), 10, 0.02),
+        core=GEMM_CORE,
+        activation=activation,
+        residual=random_u8(rng, 7, 10) if add else None,
+    )
+    matmul = weighted(
+        f"QMatMul{suffix}",
+        random_u8(rng, 2, 3, 5, 18),
+        weights(rng, (18, 9), 9, 0.02),
+        core=MATMUL_CORE,
+        w_axis=1,
+        activation=activation,
+        residual=random_u8(rng, 2, 3, 5, 9) if add else None,
+    )
+    assert_within_one_step(gemm)
+    assert_within_one_step(matmul)
+
+
+FLOAT_OUTPUTS = {
+    "QConvFloat": (CONV_CORE, (1, 3, 5, 5), (4, 3, 3, 3), 0, geometry(2)),
+    "QGemmFloat": (GEMM_CORE, (4, 16), (6, 16), 0, {}),
+    "QMatMulFloat": (MATMUL_CORE, (2, 4, 16), (16, 6), 1, {}),
+}
+FLOAT_RTOL = 2e-6
+"""Two float32 roundings against onnxruntime's float sums, relative to the largest output."""
+
+
+@pytest.mark.parametrize("name", FLOAT_OUTPUTS)
+def test_float_output_agrees_with_onnxruntime(name: str) -> None:
+    rng = np.random.default_rng(4)
+    core, x_shape, w_shape, w_axis, attributes = FLOAT_OUTPUTS[name]
+    inputs = triple("x", random_u8(rng, *x_shape), 0.02, 121) | weights(rng, w_shape, w_shape[w_axis], 0.02)
+    body = (
+        f"xf = DequantizeLinear(x, xs, xz) wf = DequantizeLinear <axis = {w_axis}> (w, ws, wz) {core} y = Identity(c)"
+    )
+    case = OneOp(name, body, inputs, attributes, output_type=TensorProto.FLOAT)
+    expected, result = run_onnxruntime(case.model, case.feeds)["y"], run_oracle(case.model, case.feeds)["y"]
+    assert result.dtype == np.float32
+    assert np.abs(result - expected).max() <= FLOAT_RTOL * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("activation", [a for a in ACTIVATION_BODIES if a])
+def test_unary_agrees_with_onnxruntime_on_all_bytes(activation: str) -> None:
+    x = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    body = f"v = DequantizeLinear(x, xs, xz) {ACTIVATION_BODIES[activation]} y = QuantizeLinear(a, ys, yz)"
+    inputs = triple("x", x, 0.031, 128) | pair("y", 0.037, 77)
+    assert_within_one_step(OneOp(f"Q{activation}", body, inputs, ACTIVATION_ATTRIBUTES.get(activation, {})))
+
+
+@pytest.mark.parametrize("shapes", [((2, 3, 4, 5), (2, 3, 4, 5)), ((2, 3, 4, 5), (3, 1, 1)), ((4, 1), (2, 1, 6))])
+@pytest.mark.parametrize(
+    ("base", "activation"), list(itertools.product(("Add", "Sub", "Mul"), ("", "Relu", "Clip", "SiLU")))
+)
+def test_binary_agrees_with_onnxruntime(base: str, activation: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    rng = np.random.default_rng(5)
+    left, right = (random_u8(rng, *shape) for shape in shapes)
+    body = (
+        "lf = DequantizeLinear(left, lefts, leftz) rf = DequantizeLinear(right, rights, rightz)"
+        f" v0 = {base}(lf, rf) {finish(activation)}"
+    )
+    inputs = triple("left", left, 0.0213, 133) | triple("right", right, 0.0177, 64) | target_pairs(activation, 0.0529)
+    attributes = ACTIVATION_ATTRIBUTES.get(activation, {})
+    assert_within_one_step(OneOp(f"Q{base}{activation}", body, inputs, attributes, fed=("left", "right")))
+
+
+POOL_GEOMETRIES = [
+    {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 0, 0, 0], "ceil_mode": 0},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 0},
+    {"kernel_shape": [3, 2], "strides": [2, 3], "pads": [1, 0, 0, 1], "ceil_mode": 1},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 1, 1], "ceil_mode": 1},
+]
+
+
+@pytest.mark.parametrize("attributes", POOL_GEOMETRIES)
+def test_max_pool_agrees_with_onnxruntime(attributes: dict[str, object]) -> None:
+    rng = np.random.default_rng(6)
+    inputs = triple("x", random_u8(rng, 2, 3, 9, 10), 0.02, 40) | pair("y", 0.02, 40)
+    assert_within_one_step(OneOp("QMaxPool", pool_body("MaxPool", attributes), inputs, attributes))
+
+
+@pytest.mark.parametrize("attributes", POOL_GEOMETRIES)
+@pytest.mark.parametrize("count_include_pad", [0, 1])
+def test_average_pool_agrees_with_onnxruntime(attributes: dict[str, object], count_include_pad: int) -> None:
+    rng = np.random.default_rng(7)
+    inputs = triple("x", random_u8(rng, 2, 3, 9, 10), 0.02, 40) | pair("y", 0.017, 33)
+    attributes = attributes | {"count_include_pad": count_include_pad}
+    assert_within_one_step(OneOp("QAveragePool", pool_body("AveragePool", attributes), inputs, attributes))
+
+
+def pool_body(op: str, attributes: dict[str, object]) -> str:
+    kinds = {name: "ints" if isinstance(value, list) else "int" for name, value in attributes.items()}
+    references = ", ".join(f"{name}: {kind} = @{name}" for name, kind in kinds.items())
+    return f"v = DequantizeLinear(x, xs, xz) a = {op} <{references}> (v) y = QuantizeLinear(a, ys, yz)"
+
+
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "GlobalMaxPool"])
+def test_global_pool_agrees_with_onnxruntime(op: str) -> None:
+    rng = np.random.default_rng(8)
+    inputs = triple("x", random_u8(rng, 2, 5, 7, 9), 0.02, 200) | pair("y", 0.02, 200)
+    body = f"v = DequantizeLinear(x, xs, xz) a = {op}(v) y = QuantizeLinear(a, ys, yz)"
+    assert_within_one_step(OneOp(f"Q{op}", body, inputs))
+
+
+@pytest.mark.parametrize(("axes", "keepdims"), [([2, 3], 1), ([-1], 0), ([0, 1, 2, 3], 0), ([1], 1)])
+def test_reduce_mean_agrees_with_onnxruntime(axes: list[int], keepdims: int) -> None:
+    rng = np.random.default_rng(9)
+    inputs = triple("x", random_u8(rng, 2, 5, 7, 3), 0.02, 100) | pair("y", 0.011, 90)
+    mean = "axes = Constant <value_ints: ints = @axes> () a = ReduceMean <keepdims: int = @keepdims> (v, axes)"
+    body = f"v = DequantizeLinear(x, xs, xz) {mean} y = QuantizeLinear(a, ys, yz)"
+    assert_within_one_step(OneOp("QReduceMean", body, inputs, {"axes": axes, "keepdims": keepdims}))
+
+
+RESIZE_KINDS = {"mode": "string", "coordinate_transformation_mode": "string", "nearest_mode": "string"}
+BIG = np.iinfo(np.int64).max
+MOVES: dict[str, tuple[str, dict[str, object], dict[str, list[int]], dict[str, str]]] = {
+    "reshape": ("Reshape", {"allowzero": 0}, {"shape": [0, -1, 2]}, {"allowzero": "int"}),
+    "flatten": ("Flatten", {"axis": 2}, {}, {"axis": "int"}),
+    "flatten at a negative axis": ("Flatten", {"axis": -1}, {}, {"axis": "int"}),
+    "transpose": ("Transpose", {"perm": [0, 2, 3, 1]}, {}, {"perm": "ints"}),
+    "unsqueeze": ("Unsqueeze", {}, {"axes": [0, -1]}, {}),
+    "slice": ("Slice", {}, {"starts": [1, -5], "ends": [BIG, -1], "axes": [1, 3], "steps": [2, 1]}, {}),
+    "slice backwards": ("Slice", {}, {"starts": [-1], "ends": [-BIG], "axes": [2], "steps": [-2]}, {}),
+    "pad": ("Pad", {}, {"pads": [0, 0, 1, 2, 0, 0, 3, 0]}, {}),
+    "pad that crops": ("Pad", {}, {"pads": [0, 0, -1, 2, 0, 0, 3, -2]}, {}),
+    "depth to space": ("DepthToSpace", {"blocksize": 2, "mode": "DCR"}, {}, {"blocksize": "int", "mode": "string"}),
+    "depth to space, CRD": (
+        "DepthToSpace",
+        {"blocksize": 2, "mode": "CRD"},
+        {},
+        {"blocksize": "int", "mode": "string"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_movement_equals_onnxruntime(name: str) -> None:
+    op, attributes, extra, kinds = MOVES[name]
+    x = random_u8(np.random.default_rng(10), 2, 8, 6, 6)
+    inputs = triple("x", x, 0.02, 55) | {k: np.array(v, np.int64) for k, v in extra.items()} | pair("y", 0.02, 55)
+    assert_equal_bytes(OneOp(f"Q{op}", move_body(op, list(extra), kinds), inputs, attributes))
+
+
+def test_squeeze_equals_onnxruntime() -> None:
+    x = random_u8(np.random.default_rng(11), 3, 1, 5, 1)
+    inputs = triple("x", x, 0.02, 55) | {"axes": np.array([1, -1], np.int64)} | pair("y", 0.02, 55)
+    assert_equal_bytes(OneOp("QSqueeze", move_body("Squeeze", ["axes"], {}), inputs))
+
+
+def move_body(op: str, extra: list[str], kinds: dict[str, str]) -> str:
+    references = ", ".join(f"{name}: {kind} = @{name}" for name, kind in kinds.items())
+    call = f"{op} <{references}>" if references else op
+    return f"v = DequantizeLinear(x, xs, xz) a = {call} ({', '.join(['v', *extra])}) y = QuantizeLinear(a, ys, yz)"
+
+
+def assert_equal_bytes(case: OneOp) -> None:
+    expected = run_onnxruntime(case.model, case.feeds)
+    result = run_oracle(case.model, case.feeds)
+    assert list(result) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(result[name], value)
+
+
+@pytest.mark.parametrize("nearest", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+@pytest.mark.parametrize("coordinates", ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"])
+@pytest.mark.parametrize("factors", [(2.0, 2.0), (1.5, 0.6), (3.0, 1.0), (1.0, 0.2)])
+def test_nearest_resize_equals_onnxruntime(nearest: str, coordinates: str, factors: tuple[float, float]) -> None:
+    x = random_u8(np.random.default_rng(12), 1, 2, 6, 5)
+    attributes = {"mode": "nearest", "coordinate_transformation_mode": coordinates, "nearest_mode": nearest}
+    references = ", ".join(f"{name}: string = @{name}" for name in attributes)
+    edges = "v = DequantizeLinear(x, xs, xz) a = Resize <{}> ({}) y = QuantizeLinear(a, ys, yz)"
+    scales = {"scales": np.array([1, 1, *factors], np.float32)}
+    sizes = {"sizes": np.array([1, 2, *(int(n * f) for n, f in zip((6, 5), factors, strict=True))], np.int64)}
+    x_triple, y_pair = triple("x", x, 0.02, 55), pair("y", 0.02, 55)
+    by_scales = OneOp("QResizeScales", edges.format(references, "v, , scales"), x_triple | scales | y_pair, attributes)
+    by_sizes = OneOp("QResizeSizes", edges.format(references, "v, , , sizes"), x_triple | sizes | y_pair, attributes)
+    assert_equal_bytes(by_scales)
+    assert_equal_bytes(by_sizes)
+
+
+def test_split_equals_onnxruntime() -> None:
+    x = random_u8(np.random.default_rng(13), 2, 9, 4)
+    inputs = triple("x", x, 0.02, 55) | {"split": np.array([2, 4, 3], np.int64)} | pair("y", 0.02, 55)
+    body = "v = DequantizeLinear(x, xs, xz) a0, a1, a2 = Split <axis: int = @axis> (v, split) " + " ".join(
+        f"y{i} = QuantizeLinear(a{i}, ys, yz)" for i in range(3)
+    )
+    assert_equal_bytes(OneOp("QSplit3", body, inputs, {"axis": 1}, outputs=("y0", "y1", "y2")))
+
+
+def test_concat_of_different_scales_agrees_with_onnxruntime() -> None:
+    rng = np.random.default_rng(14)
+    inputs = (
+        triple("p", random_u8(rng, 1, 3, 4, 4), 0.02, 55)
+        | triple("q", random_u8(rng, 1, 5, 4, 4), 0.011, 140)
+        | triple("r", random_u8(rng, 1, 2, 4, 4), 0.0531, 0)
+        | pair("y", 0.02, 55)
+    )
+    body = (
+        " ".join(f"{n}f = DequantizeLinear({n}, {n}s, {n}z)" for n in "pqr")
+        + " a = Concat <axis: int = @axis> (pf, qf, rf) y = QuantizeLinear(a, ys, yz)"
+    )
+    case = OneOp("QConcat3", body, inputs, {"axis": 1}, fed=("p", "q", "r"))
+    assert_within_one_step(case)
+    np.testing.assert_array_equal(run_oracle(case.model, case.feeds)["y"][:, :3], inputs["p"])
+
+
+# ---- exact values, worked out without the oracle's methods --------------------------------------------------------
+
+
+def conv_in_plain_integers(x: np.ndarray, w: np.ndarray, zero_point: int) -> np.ndarray:
+    """sum (x - zp) * w of a 3x3 convolution with pads 1, in Python loops."""
+    n, c, height, width = x.shape
+    y = np.zeros((n, w.shape[0], height, width), np.int64)
+    for b, m, i, j in np.ndindex(y.shape):
+        for k, u, v in itertools.product(range(c), range(3), range(3)):
+            row, column = i + u - 1, j + v - 1
+            if 0 <= row < height and 0 <= column < width:
+                y[b, m, i, j] += (int(x[b, k, row, column]) - zero_point) * int(w[m, k, u, v])
+    return y
+
+
+def exact_conv(x: np.ndarray, w: np.ndarray, bias: np.ndarray, s: float, name: str = "QConvFloat") -> OneOp:
+    """A convolution with pads 1, unit weight scales and zero point 121."""
+    ones = np.ones(len(w), np.float32)
+    inputs = triple("x", x, s, 121) | {"w": w, "ws": ones, "wz": ones.astype(np.int8) * 0, "b": bias, "bs": ones}
+    return OneOp(name, "y = Identity(x)", inputs, geometry(2, pads=[1] * 4), output_type=TensorProto.FLOAT)
+
+
+def test_accumulators_are_exact_at_the_extremes() -> None:
+    rng = np.random.default_rng(15)
+    x = rng.choice(np.array([0, 255], np.uint8), (1, 40, 5, 4))
+    w = rng.choice(np.array([-127, 127], np.int8), (3, 40, 3, 3))
+    bias = np.array([(1 << 30) - 1, -(1 << 30) + 1, 7], np.int32)
+    case = exact_conv(x, w, bias, 1.0)
+    expected = conv_in_plain_integers(x, w, 121) + bias.astype(np.int64)[:, None, None]
+    np.testing.assert_array_equal(run_oracle(case.model, case.feeds)["y"], expected.astype(np.float32))
+
+
+def test_blocks_of_columns_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(16)
+    case = exact_conv(
+        random_u8(rng, 2, 4, 9, 7), rng.integers(-127, 128, (6, 4, 3, 3)).astype(np.int8), np.zeros(6, np.int32), 1.0
+    )
+    whole = run_oracle(case.model, case.feeds)["y"]
+    monkeypatch.setattr(oracle_ops, "COLUMN_ELEMENTS", 1)
+    np.testing.assert_array_equal(run_oracle(case.model, case.feeds)["y"], whole)
+
+
+def test_an_accumulator_beyond_int32_is_an_error() -> None:
+    x = np.full((1, 20000, 3, 3), 255, np.uint8)
+    case = exact_conv(x, np.full((1, 20000, 3, 3), 127, np.int8), np.zeros(1, np.int32), 1.0)
+    with pytest.raises(RangeError, match=r"op .*int32"):
+        run_oracle(case.model, case.feeds)
+
+
+def test_requantize_rounds_ties_to_even_and_clamps() -> None:
+    p = QuantParams(1.0, 10)
+    values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 1e30, -1e30, np.inf, -np.inf], np.float32)
+    np.testing.assert_array_equal(oracle_ops.requantize(values, p), [10, 12, 12, 10, 8, 255, 0, 255, 0])
+    np.testing.assert_array_equal(oracle_ops.requantize(values, p, 10, 11), [10, 11, 11, 10, 10, 11, 10, 11, 10])
+
+
+def test_residual_is_two_products_and_a_sum_rounded_one_by_one() -> None:
+    x, r = np.array([[3]], np.uint8), np.array([[201]], np.uint8)
+    one = np.ones(1, np.float32)
+    w = {"w": np.array([[127]], np.int8), "ws": one * np.float32(0.1), "wz": np.zeros(1, np.int8)}
+    inputs = triple("x", x, 0.3, 0) | w | {"b": np.array([99991], np.int32), "bs": one} | triple("r", r, 0.7, 3)
+    model = OneOp("QGemmAdd", "y = Identity(x)", inputs | pair("y", 57.3, 0), fed=("x", "r"))
+    f32 = np.float32
+    s_x, s_w, s_r, s_y = (float(f32(v)) for v in (0.3, 0.1, 0.7, 57.3))
+    steps = f32(f32(f32(99991 + 381) * f32(s_x * s_w / s_y)) + f32(f32(198) * f32(s_r / s_y)))
+    np.testing.assert_array_equal(run_oracle(model.model, model.feeds)["y"], [[round(float(steps))]])
+
+
+def test_quantize_linear_divides_and_sends_nan_to_255() -> None:
+    graph = parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[n] x, float s, uint8 z) => (uint8[n] q, float[n] y)'
+        "{ q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }"
+    )
+    x = np.array([np.nan, 0.3, -0.3, 0.15, 1e30, -1e30], np.float32)
+    result = run_oracle(graph, {"x": x, "s": scale(0.1), "z": zero(7)})
+    expected = [255, *(min(max(round(float(v / np.float32(0.1))) + 7, 0), 255) for v in x[1:])]
+    np.testing.assert_array_equal(result["q"], expected)
+    np.testing.assert_array_equal(result["y"], (np.array(expected, np.float32) - 7) * np.float32(0.1))
+
+
+def test_average_counts_only_taps_inside_the_input() -> None:
+    x = np.array([[[[10, 20, 31]]]], np.uint8)
+    attributes = {"kernel_shape": [1, 2], "strides": [1, 1], "pads": [0, 1, 0, 1]}
+    case = OneOp("QAveragePool", "y = Identity(x)", triple("x", x, 1.0, 4) | pair("y", 1.0, 4), attributes)
+    np.testing.assert_array_equal(run_oracle(case.model, case.feeds)["y"].ravel(), [10, 15, 26, 31])
+    case.attributes["count_include_pad"] = 1
+    np.testing.assert_array_equal(run_oracle(case.model, case.feeds)["y"].ravel(), [7, 15, 26, 18])
+
+
+# ---- the graph ----------------------------------------------------------------------------------------------------
+
+
+def float_graph(text: str, functions: str = "") -> onnx.ModelProto:
+    opsets = '<ir_version: 10, opset_import: ["" : 20, "quantkit" : 1, "other" : 1]>'
+    return parser.parse_model(f"{opsets} {text} {functions}")
+
+
+def test_nodes_that_are_not_quantkits_run_in_onnxruntime() -> None:
+    model = float_graph("g (float[2,3] x) => (float[2,3] y) { s = Softmax <axis = -1> (x) y = Neg(s) }")
+    x = np.random.default_rng(17).normal(size=(2, 3)).astype(np.float32)
+    result = run_oracle(model, {"x": x}, keep=["s"])
+    np.testing.assert_allclose(result["s"].sum(axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(result["y"], -result["s"])
+    assert list(run_oracle(model, {"x": x})) == ["y"]
+
+
+def test_subgraphs_see_the_tensors_around_them() -> None:
+    body = (
+        "then_branch = t () => (float[2] a) { a = Add(doubled, x) },"
+        " else_branch = e () => (float[2] b) { b = Neg(doubled) }"
+    )
+    text = f"g (float[2] x, bool c) => (float[2] y) {{ doubled = Add(x, x) y = If <{body}> (c) }}"
+    x = np.array([1.0, -2.0], np.float32)
+    for condition, expected in [(True, 3 * x), (False, -2 * x)]:
+        result = run_oracle(float_graph(text), {"x": x, "c": np.array(condition)})
+        np.testing.assert_array_equal(result["y"], expected)
+
+
+def test_dynamic_ops_and_foreign_functions_run_their_own_body() -> None:
+    functions = (
+        '<domain: "quantkit", opset_import: ["" : 20]> DynQTwice (x) => (y) { y = Add(x, x) }'
+        '<domain: "other", opset_import: ["" : 20]> Square (x) => (y) { y = Mul(x, x) }'
+    )
+    model = float_graph("g (float[2] x) => (float[2] y) { d = quantkit.DynQTwice(x) y = other.Square(d) }", functions)
+    result = run_oracle(model, {"x": np.array([1.0, -3.0], np.float32)})
+    np.testing.assert_array_equal(result["y"], [4.0, 36.0])
+
+
+def test_a_quantize_linear_per_axis_or_of_int8_runs_in_onnxruntime() -> None:
+    text = (
+        "g (float[2,3] x) => (int8[2,3] q) <float[3] s = {1.0, 0.5, 0.25}, int8[3] z = {0, 1, -2}>"
+        " { q = QuantizeLinear <axis = 1> (x, s, z) }"
+    )
+    result = run_oracle(float_graph(text), {"x": np.ones((2, 3), np.float32)})
+    np.testing.assert_array_equal(result["q"], [[1, 3, 2]] * 2)
+
+
+def test_a_path_and_an_ir_model_give_the_same_as_the_proto(tmp_path) -> None:
+    import onnx_ir as ir
+
+    rng = np.random.default_rng(18)
+    case = weighted("QGemm", random_u8(rng, 3, 8), weights(rng, (4, 8), 4, 0.02), core=GEMM_CORE)
+    expected = run_oracle(case.model, case.feeds)["y"]
+    onnx.save(case.model, tmp_path / "m.onnx")
+    np.testing.assert_array_equal(run_oracle(tmp_path / "m.onnx", case.feeds)["y"], expected)
+    np.testing.assert_array_equal(run_oracle(ir.from_proto(case.model), case.feeds)["y"], expected)
+
+
+def test_defaults_of_function_attributes_are_used() -> None:
+    x = np.arange(256, dtype=np.uint8)
+    case = OneOp("QLeakyRelu", "y = Identity(x)", triple("x", x, 0.5, 128) | pair("y", 0.5, 128))
+    model = case.model
+    model.functions[0].attribute_proto.append(helper.make_attribute("alpha", 0.5))
+    expected = np.where(x < 128, np.rint((x.astype(float) - 128) / 2) + 128, x)
+    np.testing.assert_array_equal(run_oracle(model, case.feeds)["y"], expected)
+
+
+def test_an_unknown_quantkit_op_is_an_error_and_not_run_as_float() -> None:
+    case = OneOp("QMystery", "y = Identity(x)", triple("x", np.zeros(3, np.uint8), 1.0, 0) | pair("y", 1.0, 0))
+    with pytest.raises(ModelError, match="QMystery"):
+        run_oracle(case.model, case.feeds)
+
+
+@pytest.mark.parametrize("op", ["QConcat3", "QSplit2"])
+def test_a_count_in_the_name_that_is_not_the_count_is_an_error(op: str) -> None:
+    case = OneOp(op, "y = Identity(x)", triple("x", np.zeros(3, np.uint8), 1.0, 0) | pair("y", 1.0, 0), {"axis": 0})
+    with pytest.raises(ModelError, match=op):
+        run_oracle(case.model, case.feeds)
+
+
+def test_movement_between_different_parameters_is_an_error() -> None:
+    x = triple("x", np.zeros((1, 2), np.uint8), 1.0, 0)
+    case = OneOp("QFlatten", "y = Identity(x)", x | pair("y", 0.5, 0), {"axis": 1})
+    with pytest.raises(ModelError, match="same parameters"):
+        run_oracle(case.model, case.feeds)
+
+
+def test_a_missing_input_and_an_unknown_tensor_are_named() -> None:
+    model = float_graph("g (float[2] x, float[2] z) => (float[2] y) { y = Add(x, z) }")
+    x = np.ones(2, np.float32)
+    with pytest.raises(DataError, match="z"):
+        run_oracle(model, {"x": x})
+    with pytest.raises(ModelError, match="nowhere"):
+        run_oracle(model, {"x": x, "z": x}, keep=["nowhere"])
+
+
+def test_gemm_products_never_leave_the_exact_range_of_float64() -> None:
+    largest = 255 * 127 * 65793
+    assert largest < 2**31 < 2**53
+    x = np.full((1, 65793), 255, np.uint8)
+    w = np.full((1, 65793), 127, np.int8)
+    one = np.ones(1, np.float32)
+    inputs = triple("x", x, 1.0, 0) | {
+        "w": w,
+        "ws": one,
+        "wz": np.zeros(1, np.int8),
+        "b": np.array([1], np.int32),
+        "bs": one,
+    }
+    case = OneOp("QGemmFloat", "y = Identity(x)", inputs, output_type=TensorProto.FLOAT)
+    assert run_oracle(case.model, case.feeds)["y"].item() == np.float32(largest + 1)
+    assert math.isclose(numpy_helper.to_array(case.model.graph.initializer[0]).item(), 1.0)
