@@ -14,15 +14,6 @@ ROOT = HERE.parent
 # -ffp-contract=off: a fused multiply-add would change the last bit on some ISAs. Never -ffast-math.
 COMPILE_ARGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-pthread"]
 COMPILE_ARGS += ["-Wall", "-Wextra"]
-    "-std=gnu11",
-    "-O3",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fvisibility=hidden",
-    "-pthread",
-    "-Wall",
-    "-Wextra",
-]
 
 
 def sources() -> list[str]:
