@@ -1,0 +1,66 @@
+# Everything runs in .venv, made on first use. PYTHON names the interpreter to make it with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+BUILT := $(VENV)/built
+ENGINE := $(shell find native -type f)
+C_FILES := $(filter %.c %.h %.inc,$(ENGINE))
+
+.PHONY: help demo test test-slow check format docs bench build clean
+
+help:
+	@echo "make demo       set up everything, quantize the embedded model, compare it with FP32"
+	@echo "make test       set up everything, run the tests"
+	@echo "make test-slow  also the long tests"
+	@echo "make check      lint, format and type checks"
+	@echo "make format     format Python and C"
+	@echo "make docs       regenerate docs/cli.md"
+	@echo "make bench      time the embedded model, INT8 and FP32"
+	@echo "make clean      remove everything that was built"
+
+$(INSTALLED): pyproject.toml setup.py .ci/packages
+	.ci/packages $(PYTHON)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+# The install builds the engine too; this builds it again when a native source changed after that.
+$(BUILT): $(INSTALLED) $(ENGINE)
+	if [ -n "$$(find native -type f -newer $(INSTALLED))" ]; then \
+		rm -f quantkit/execute/_engine*.so; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
+	fi
+	touch $@
+
+build: $(BUILT)
+
+demo: $(BUILT)
+	$(BIN)/quantkit demo demo --force
+
+test: $(BUILT)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(BUILT)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(C_FILES)
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate_cli.py
+
+bench: demo
+	$(BIN)/quantkit bench demo/digits_cnn.int8.onnx demo/digits_cnn.onnx --against onnxruntime
+
+clean:
+	rm -rf $(VENV) build demo quantkit.egg-info quantkit/execute/_engine*
