@@ -1,0 +1,133 @@
+"""Accuracy and fidelity of INT8 outputs against FP32 outputs, summed batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+SQNR_CAP_DB = 200.0
+"""What equal outputs score; float32 itself ends near 150 dB."""
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """10 log10(sum(reference^2) / sum((reference - x)^2)), kept within +-SQNR_CAP_DB."""
+    if noise <= 0:
+        return SQNR_CAP_DB
+    if signal <= 0:
+        return -SQNR_CAP_DB
+    return max(-SQNR_CAP_DB, min(SQNR_CAP_DB, 10 * math.log10(signal / noise)))
+
+
+class PowerRatio:
+    """Sums of signal and noise power in float64."""
+
+    def __init__(self) -> None:
+        self.signal = 0.0
+        self.noise = 0.0
+
+    def add(self, reference: np.ndarray, value: np.ndarray) -> None:
+        """Add two arrays of one shape and of any numeric type. A value that is not finite is infinite noise."""
+        finite = np.isfinite(reference)
+        expected = np.asarray(reference, np.float64)[finite]
+        squares = np.square(expected - np.asarray(value, np.float64)[finite])
+        self.signal += float(np.sum(np.square(expected)))
+        self.noise += float(np.sum(squares)) if np.isfinite(squares).all() else math.inf
+
+    @property
+    def db(self) -> float:
+        """The ratio so far, in dB."""
+        return -SQNR_CAP_DB if math.isinf(self.noise) else sqnr_db(self.signal, self.noise)
+
+
+class Tally:
+    """Counts over all batches: right answers of both models, agreement of their classes, output noise."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.labelled = 0
+        self.correct: dict[str, list[int]] = {"fp32": [0, 0], "int8": [0, 0]}  # top-1, top-5
+        self.fixed = 0
+        self.broken = 0
+        self.decisions = 0
+        self.agreements = 0
+        self.power = PowerRatio()
+
+    def add(
+        self,
+        reference: Mapping[str, np.ndarray],
+        outputs: Mapping[str, np.ndarray],
+        labels: np.ndarray | None,
+        valid: int,
+    ) -> None:
+        """Add one batch: outputs by name, in the model's order, the first `valid` samples of which count.
+
+        labels: int [valid] class indices or None. They are compared with the first output, if that is [N, classes].
+        """
+        self.samples += valid
+        for name in reference:
+            self.power.add(_samples(reference[name], valid), _samples(outputs[name], valid))
+        first = next(iter(reference))
+        fp32, int8 = _samples(reference[first], valid), _samples(outputs[first], valid)
+        axis = class_axis(fp32)
+        if axis is None:
+            return
+        fp32_class, int8_class = fp32.argmax(axis), int8.argmax(axis)
+        self.decisions += fp32_class.size
+        self.agreements += int(np.count_nonzero(fp32_class == int8_class))
+        if labels is not None and fp32.ndim == 2:
+            self._add_labels(fp32, int8, np.asarray(labels)[:valid])
+
+    def _add_labels(self, fp32: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> None:
+        self.labelled += len(labels)
+        right = {}
+        for model, logits in (("fp32", fp32), ("int8", int8)):
+            right[model] = logits.argmax(1) == labels
+            self.correct[model][0] += int(np.count_nonzero(right[model]))
+            self.correct[model][1] += int(np.count_nonzero(in_top(logits, labels, 5)))
+        self.fixed += int(np.count_nonzero(right["int8"] & ~right["fp32"]))
+        self.broken += int(np.count_nonzero(right["fp32"] & ~right["int8"]))
+
+    @property
+    def agreement(self) -> float | None:
+        """Fraction of decisions on which both models name the same class; None for outputs without classes."""
+        return self.agreements / self.decisions if self.decisions else None
+
+    def top(self, model: str) -> dict[str, float | None]:
+        """{"top1", "top5"} of "fp32" or "int8", as fractions; None without labels."""
+        if not self.labelled:
+            return {"top1": None, "top5": None}
+        top1, top5 = self.correct[model]
+        return {"top1": top1 / self.labelled, "top5": top5 / self.labelled}
+
+    def flips(self) -> dict[str, int] | None:
+        """Samples that only INT8 gets right (fixed) and that only FP32 gets right (broken); None without labels."""
+        return {"fixed": self.fixed, "broken": self.broken} if self.labelled else None
+
+
+def class_axis(output: np.ndarray) -> int | None:
+    """The axis that holds classes: 1 for [N, C] and for maps [N, C, H, W...], the last for sequences [N, T, C].
+
+    None if there is no choice to make there: not float, no such axis, or one entry only.
+    """
+    if output.dtype.kind != "f" or output.ndim < 2:
+        return None
+    axis = 2 if output.ndim == 3 else 1
+    return axis if output.shape[axis] > 1 else None
+
+
+def in_top(logits: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """bool [N]: fewer than `count` classes score higher than the label, equal ones of lower index included."""
+    valid = (labels >= 0) & (labels < logits.shape[1])
+    clipped = np.where(valid, labels, 0)
+    own = np.take_along_axis(logits, clipped[:, None], 1)
+    ahead = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < clipped[:, None]))
+    return valid & (np.count_nonzero(ahead, axis=1) < count)
+
+
+def _samples(array: Any, valid: int) -> np.ndarray:
+    """The first `valid` entries of an array with a batch axis; a scalar as it is."""
+    array = np.asarray(array)
+    return array[:valid] if array.ndim else array

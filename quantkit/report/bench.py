@@ -1,0 +1,225 @@
+"""Models side by side in several runtimes: interleaved rounds, ratios first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantkit.errors import UsageError
+from quantkit.execute import Session
+from quantkit.load.specs import TensorSpec
+from quantkit.report import text
+from quantkit.report.machine import describe_machine
+from quantkit.report.models import thread_count
+from quantkit.report.runtimes import RUNTIMES, Run
+from quantkit.report.samples import PREPROCESS_KEY, session_inputs
+from quantkit.report.timing import interleave, median_ratio
+
+Progress = Callable[[str, int, int | None], None]
+
+PROFILE_ROUNDS = 11
+"""Profiled runs of a model; the median of each op counts."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The result of `bench`; its JSON is the contract of `quantkit bench`."""
+
+    machine: dict[str, Any]
+    isa: str
+    threads: int
+    batch: int
+    rounds: int
+    results: list[dict[str, Any]]
+    ratios: list[dict[str, Any]]
+    layers: list[dict[str, Any]] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields; `layers` only if they were measured."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+    def to_text(self) -> str:
+        """Ratios, then times, then layers, then the machine."""
+        parts = []
+        if self.ratios:
+            rows = [[text.times(ratio["median"]), ratio["a"], ratio["b"]] for ratio in self.ratios]
+            parts.append(text.table(["speed", "of", "compared with"], rows))
+        rows = [
+            [r["model"], r["runtime"], f"{r['median_ms']:.3f}", f"{r['min_ms']:.3f}", f"{r['samples_per_s']:.1f}"]
+            for r in self.results
+        ]
+        parts.append(text.table(["model", "runtime", "median ms", "min ms", "samples/s"], rows))
+        if self.layers:
+            parts.append(text.table(["layer", "op", "kernel", "us", "GMAC/s"], [_layer_row(e) for e in self.layers]))
+        where = f"{self.machine['cpu']}, {self.isa}, {self.threads} threads, batch {self.batch}, {self.rounds} rounds"
+        return "\n\n".join([*parts, f"measured on: {where}"])
+
+
+def _layer_row(entry: dict[str, Any]) -> list[str]:
+    speed = entry["gmacs_per_s"]
+    return [
+        entry["name"],
+        entry["op"],
+        entry["kernel"] or text.MISSING,
+        f"{entry['us']:.1f}",
+        text.MISSING if speed is None else f"{speed:.1f}",
+    ]
+
+
+def bench(
+    models: Sequence[Path],
+    *,
+    against: Sequence[str] = (),
+    batch: int = 1,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seconds: float = 10.0,
+    per_layer: bool = False,
+    threads: int | None = None,
+    isa: str | None = None,
+    progress: Progress | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Bench:
+    """Time every model in quantkit and in each runtime of `against`, on seeded random input.
+
+    shapes: input name -> full shape, for dynamic dimensions other than the batch. A runtime that refuses a model is
+    left out with a warning. Raises UsageError if a shape is not known or a runtime is not installed.
+    """
+    threads = thread_count(threads)
+    runs: list[tuple[str, str, Callable[[], object]]] = []
+    sessions: list[tuple[Session, dict[str, np.ndarray]]] = []
+    names = _labels(models)
+    for model, name in zip(models, names, strict=True):
+        if progress:
+            progress("prepare", len(sessions), len(models))
+        session = Session(model, threads=threads, isa=isa)
+        feeds = random_feeds(session_inputs(session), batch, shapes or {}, _image_size(session))
+        sessions.append((session, feeds))
+        runs.append((name, "quantkit", _bound(session.run, None, feeds)))
+        for runtime in against:
+            run = _prepared(runtime, model, threads, warn)
+            if run is not None:
+                runs.append((name, runtime, _bound(run, feeds)))
+    if progress:
+        progress("measure", 0, None)
+    times = interleave([run for _, _, run in runs], seconds=seconds)
+    isa_name = sessions[0][0].isa
+    return Bench(
+        machine=describe_machine(isa_name, threads),
+        isa=isa_name,
+        threads=threads,
+        batch=batch,
+        rounds=len(times),
+        results=[_result(m, r, times[:, i], batch) for i, (m, r, _) in enumerate(runs)],
+        ratios=_ratios([f"{model} in {runtime}" for model, runtime, _ in runs], times),
+        layers=_layers(names, sessions) if per_layer else None,
+    )
+
+
+def _bound(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
+    return lambda: function(*arguments)
+
+
+def _prepared(runtime: str, model: Path, threads: int, warn: Callable[[str], None] | None) -> Run | None:
+    try:
+        return RUNTIMES[runtime](model, threads)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever another runtime raises: its limits are a result, not a failure of ours
+        if warn:
+            warn(f"{runtime} cannot run {model.name}, it is left out: {' '.join(str(error).split())[:200]}")
+        return None
+
+
+def _labels(models: Sequence[Path]) -> list[str]:
+    """File names, or whole paths where two files have the same name."""
+    names = [model.name for model in models]
+    return names if len(set(names)) == len(names) else [str(model) for model in models]
+
+
+def _image_size(session: Session) -> tuple[int, int] | None:
+    """(height, width) that the model's stored preprocessing makes, for images of dynamic size."""
+    if PREPROCESS_KEY not in session.metadata:
+        return None
+    from quantkit.observe import Preprocess
+
+    recipe = Preprocess.from_json(session.metadata[PREPROCESS_KEY])
+    probe = np.zeros((256, 256, 3), np.uint8)
+    height, width = recipe.apply(probe).shape[-2:]
+    return height, width
+
+
+def random_feeds(
+    inputs: Sequence[TensorSpec],
+    batch: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    image_size: tuple[int, int] | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Seeded input for every spec: standard normal floats, zeros for other types (indices must stay valid).
+
+    The first dimension, if dynamic, is `batch`; the last two of rank 4 may come from `image_size`.
+    Raises UsageError naming the input whose shape is not known, or a name in `shapes` that is no input.
+    """
+    unknown = set(shapes) - {spec.name for spec in inputs}
+    if unknown:
+        raise UsageError(f"--shape {min(unknown)}: no such input; there is {', '.join(spec.name for spec in inputs)}")
+    generator = np.random.default_rng(seed)
+    feeds = {}
+    for spec in inputs:
+        shape = shapes.get(spec.name) or _concrete(spec, batch, image_size)
+        if spec.dtype.kind == "f":
+            feeds[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
+        else:
+            feeds[spec.name] = np.zeros(shape, spec.dtype)
+    return feeds
+
+
+def _concrete(spec: TensorSpec, batch: int, image_size: tuple[int, int] | None) -> tuple[int, ...]:
+    shape = list(spec.shape)
+    if shape and not isinstance(shape[0], int):
+        shape[0] = batch
+    if len(shape) == 4 and image_size:
+        shape[2:] = [d if isinstance(d, int) else size for d, size in zip(shape[2:], image_size, strict=True)]
+    if not all(isinstance(d, int) for d in shape):
+        shown = text.shape(spec.shape)
+        raise UsageError(f"input {spec.name} is {shown}: give the dynamic sizes with --shape {spec.name}=D,D,...")
+    return tuple(d for d in shape if isinstance(d, int))
+
+
+def _result(model: str, runtime: str, seconds: np.ndarray, batch: int) -> dict[str, Any]:
+    median = float(np.median(seconds))
+    return {
+        "model": model,
+        "runtime": runtime,
+        "median_ms": 1000 * median,
+        "min_ms": 1000 * float(seconds.min()),
+        "samples_per_s": batch / median,
+    }
+
+
+def _ratios(labels: Sequence[str], times: np.ndarray) -> list[dict[str, Any]]:
+    """How many times faster a is than b, for every pair: the median over rounds of b's time over a's."""
+    return [
+        {"a": labels[a], "b": labels[b], "median": median_ratio(times[:, b], times[:, a])}
+        for a, b in combinations(range(len(labels)), 2)
+    ]
+
+
+def _layers(names: Sequence[str], sessions: Sequence[tuple[Session, dict[str, np.ndarray]]]) -> list[dict[str, Any]]:
+    """Median time of every op over PROFILE_ROUNDS profiled runs of each model."""
+    entries = []
+    for name, (session, feeds) in zip(names, sessions, strict=True):
+        rounds = [session.profile(feeds) for _ in range(PROFILE_ROUNDS)]
+        for ops in zip(*rounds, strict=True):
+            layer, op, kernel, _, macs = ops[0]
+            microseconds = float(np.median([entry[3] for entry in ops]))
+            speed = macs / microseconds / 1000 if macs and microseconds > 0 else None
+            entries.append(
+                {"model": name, "name": layer, "op": op, "kernel": kernel, "us": microseconds, "gmacs_per_s": speed}
+            )
+    return entries

@@ -1,0 +1,79 @@
+"""Where every node of a model runs, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantkit.execute import Session
+from quantkit.report.text import MISSING, percent, shape, table
+
+NATIVE = "native"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The plan of one model on one instruction set."""
+
+    isa: str
+    nodes: list[dict[str, Any]]
+    coverage: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of `quantkit inspect`."""
+        return {"isa": self.isa, "nodes": self.nodes, "coverage": self.coverage}
+
+    def to_text(self) -> str:
+        """One line a node, then the totals."""
+        rows = [
+            [
+                node["name"],
+                node["op"],
+                shape(node["shape"]),
+                node["dtype"] or MISSING,
+                node["runs_on"],
+                node["kernel"] or MISSING,
+                f"{node['macs']:,}" if node["macs"] else MISSING,
+                node["reason"] or "",
+            ]
+            for node in self.nodes
+        ]
+        headers = ["node", "op", "shape", "dtype", "runs on", "kernel", "macs", "why"]
+        nodes, macs = (percent(self.coverage[key]) for key in ("native_nodes", "native_macs"))
+        total = (
+            f"{len(self.nodes)} nodes on {self.isa}; native: {nodes} of the nodes, {macs} of the multiply-accumulates"
+        )
+        return f"{table(headers, rows)}\n\n{total}"
+
+
+def inspect_model(model: Path | Any, isa: str | None = None) -> Inspection:
+    """Plan `model` (path, ModelProto or onnx_ir.Model) without running it. Raises ModelError, EngineError."""
+    session = Session(model, isa=isa)
+    nodes = [plan_entry(node) for node in session.plan]
+    return Inspection(session.isa, nodes, coverage(session.plan))
+
+
+def plan_entry(node: Any) -> dict[str, Any]:
+    """A NodePlan as JSON."""
+    return {
+        "name": node.name,
+        "op": node.op,
+        "shape": None if node.shape is None else list(node.shape),
+        "dtype": None if node.dtype is None else str(node.dtype),
+        "runs_on": node.runs_on,
+        "kernel": node.kernel,
+        "reason": node.reason,
+        "macs": node.macs,
+    }
+
+
+def coverage(plan: Sequence[Any]) -> dict[str, float]:
+    """Fractions of the multiply-accumulates and of the nodes that the native engine runs; 0 for a plan without any."""
+    macs = sum(node.macs or 0 for node in plan)
+    native = [node for node in plan if node.runs_on == NATIVE]
+    return {
+        "native_macs": sum(node.macs or 0 for node in native) / macs if macs else 0.0,
+        "native_nodes": len(native) / len(plan) if plan else 0.0,
+    }

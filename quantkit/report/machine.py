@@ -1,0 +1,52 @@
+"""What a measurement was made on; no host name, user name or path."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("quantkit", "numpy", "onnx", "onnx-ir", "onnxruntime", "openvino")
+
+
+def cpu_name() -> str:
+    """The processor's own name, or the architecture's where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def core_count() -> int:
+    """Cores this process may use; containers and taskset count."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of what decides a result; a package that is not installed is left out."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def describe_machine(isa: str, threads: int) -> dict[str, Any]:
+    """The `machine` entry of every JSON report."""
+    return {
+        "cpu": cpu_name(),
+        "cores": core_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "isa": isa,
+        "threads": threads,
+        "versions": package_versions(),
+    }

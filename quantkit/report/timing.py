@@ -1,0 +1,55 @@
+"""Interleaved timing: every round runs every candidate once, so that a change of clock or load meets all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Clock = Callable[[], float]
+SHORTEST_SECONDS = 0.005
+"""A measurement shorter than this repeats its candidate: the clock and the caches of the others would show."""
+
+
+def interleave(
+    candidates: Sequence[Callable[[], object]],
+    *,
+    seconds: float,
+    min_rounds: int = 7,
+    max_rounds: int = 1000,
+    clock: Clock = time.perf_counter,
+) -> np.ndarray:
+    """Time `candidates` for about `seconds` in all, and at least `min_rounds` rounds.
+
+    Returns float64 [rounds, candidates], seconds a run. Each round starts with another candidate, so none always
+    runs after the same one. Two unmeasured runs of each come first.
+    """
+    repeats = [_repeats(candidate, clock) for candidate in candidates]
+    started = clock()
+    rounds: list[list[float]] = []
+    while len(rounds) < min_rounds or (clock() - started < seconds and len(rounds) < max_rounds):
+        times = [0.0] * len(candidates)
+        for step in range(len(candidates)):
+            i = (step + len(rounds)) % len(candidates)
+            times[i] = _timed(candidates[i], repeats[i], clock)
+        rounds.append(times)
+    return np.array(rounds, np.float64)
+
+
+def median_ratio(slower: np.ndarray, faster: np.ndarray) -> float:
+    """Median over rounds of slower / faster, paired by round: how many times faster `faster` is."""
+    return float(np.median(slower / faster))
+
+
+def _repeats(candidate: Callable[[], object], clock: Clock) -> int:
+    candidate()
+    once = _timed(candidate, 1, clock)
+    return max(1, min(1000, round(SHORTEST_SECONDS / max(once, 1e-7))))
+
+
+def _timed(candidate: Callable[[], object], repeats: int, clock: Clock) -> float:
+    start = clock()
+    for _ in range(repeats):
+        candidate()
+    return (clock() - start) / repeats

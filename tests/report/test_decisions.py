@@ -1,0 +1,29 @@
+from quantkit.report.decisions import SHOWN, summarize
+from quantkit.types import Decision
+
+
+def test_what_was_done_is_counted_and_what_was_not_has_its_reason():
+    decisions = [
+        Decision("fuse", "fused", "a", "Conv + Relu -> QConvRelu"),
+        Decision("fuse", "fused", "b", "Conv + Relu -> QConvRelu"),
+        Decision("fuse", "refused", "c", "weight is not constant"),
+    ]
+    shown = summarize(decisions)
+    assert any(line.split()[:3] == ["2", "fuse", "fused"] for line in shown.splitlines())
+    assert "Conv + Relu -> QConvRelu" in shown
+    assert "refused: weight is not constant" in shown
+
+
+def test_many_different_details_are_one_line_unless_everything_is_asked_for():
+    decisions = [Decision("fold", "removed", f"n{i}", f"node n{i}") for i in range(SHOWN + 1)]
+    assert f"{SHOWN + 1} kinds" in summarize(decisions)
+    assert all(f"node n{i}" in summarize(decisions, everything=True) for i in range(SHOWN + 1))
+
+
+def test_a_long_list_of_refusals_says_how_many_are_not_shown():
+    decisions = [Decision("fuse", "refused", f"n{i}", "why") for i in range(SHOWN + 5)]
+    assert "and 5 more" in summarize(decisions)
+
+
+def test_no_decision_is_said_so():
+    assert summarize([]) == "nothing to do"

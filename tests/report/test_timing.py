@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from quantkit.report.timing import interleave, median_ratio
+
+
+class Clock:
+    """A clock that candidates move: deterministic, whatever else the machine does."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def candidate(self, seconds, log=None, name=None):
+        def run():
+            self.now += seconds
+            if log is not None:
+                log.append(name)
+
+        return run
+
+
+def test_each_candidate_is_timed_once_a_round():
+    clock = Clock()
+    times = interleave([clock.candidate(0.01), clock.candidate(0.03)], seconds=0.0, min_rounds=4, clock=clock)
+    assert times.shape == (4, 2)
+    assert times == pytest.approx(np.tile([0.01, 0.03], (4, 1)))
+
+
+def test_rounds_start_with_another_candidate_each_time():
+    clock, log = Clock(), []
+    interleave([clock.candidate(0.01, log, name) for name in "abc"], seconds=0.0, min_rounds=3, clock=clock)
+    measured = log[6:]  # two unmeasured runs of each come first
+    assert measured == list("abc" + "bca" + "cab")
+
+
+def test_measuring_goes_on_until_the_time_is_used():
+    clock = Clock()
+    times = interleave([clock.candidate(0.1)], seconds=2.0, min_rounds=2, clock=clock)
+    assert 19 <= len(times) <= 21
+
+
+def test_a_short_candidate_is_repeated_and_its_time_is_for_one_run():
+    clock = Clock()
+    times = interleave([clock.candidate(0.0001)], seconds=0.0, min_rounds=2, clock=clock)
+    assert times == pytest.approx(np.full((2, 1), 0.0001))
+    assert clock.now >= 2 * 0.0049
+
+
+def test_the_ratio_is_paired_by_round_so_a_slow_phase_cancels():
+    slow_phase = np.array([1.0, 1.0, 10.0, 10.0])
+    assert median_ratio(3.0 * slow_phase, slow_phase) == pytest.approx(3.0)
