@@ -1,0 +1,77 @@
+"""Commands that explain: inspect, doctor, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from quantkit.cli.console import Console
+from quantkit.cli.options import (
+    FILE,
+    console_options,
+    isa_option,
+    json_option,
+    model_argument,
+    overwrite_option,
+    threads_option,
+)
+
+
+@click.command()
+@model_argument()
+@json_option
+@overwrite_option
+@isa_option
+@console_options
+def inspect(model: Path, json_path: Path | None, force: bool, isa: str | None, quiet: bool, verbose: bool) -> None:
+    """Show every node of a model: op, shape, type, where it runs and why."""
+    from quantkit.report.files import check_output, write_json
+    from quantkit.report.inspect import inspect_model
+
+    console = Console(quiet, verbose)
+    if json_path:
+        check_output(json_path, inputs=[model], force=force)
+    inspection = inspect_model(model, isa=isa)
+    console.result(inspection.to_text())
+    if json_path:
+        write_json(json_path, inspection.to_json())
+
+
+@click.command()
+@json_option
+@overwrite_option
+@threads_option
+@isa_option
+@console_options
+def doctor(
+    json_path: Path | None, force: bool, threads: int | None, isa: str | None, quiet: bool, verbose: bool
+) -> None:
+    """Check this machine: CPU features, chosen instruction set, threads, versions, a self-test of the kernels."""
+    from quantkit.cli.walkthrough import self_test_model
+    from quantkit.errors import EngineError
+    from quantkit.report.doctor import PASSED, examine
+    from quantkit.report.files import check_output, write_json
+
+    console = Console(quiet, verbose)
+    if json_path:
+        check_output(json_path, force=force)
+    diagnosis = examine(*self_test_model(), isa=isa, threads=threads)
+    console.result(diagnosis.to_text())
+    if json_path:
+        write_json(json_path, diagnosis.to_json())
+    if diagnosis.self_test != PASSED:
+        raise EngineError(f"self-test {diagnosis.self_test}; do not trust results of this machine, and report it")
+
+
+@click.command()
+@click.argument("directory", metavar="[DIR]", type=FILE, default=Path("demo"))
+@click.option("--force", is_flag=True, help="Overwrite the outputs of an earlier demo.")
+@threads_option
+@isa_option
+@console_options
+def demo(directory: Path, force: bool, threads: int | None, isa: str | None, quiet: bool, verbose: bool) -> None:
+    """Walk the whole road on the embedded model and data: convert, calibrate, compare. Default DIR: demo."""
+    from quantkit.cli.walkthrough import walk
+
+    walk(directory, force, threads, isa, Console(quiet, verbose))

@@ -1,0 +1,140 @@
+"""Commands that run models: run, compare, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from quantkit.cli.console import Console
+from quantkit.cli.options import (
+    FILE,
+    DataOptions,
+    console_options,
+    data_option,
+    isa_option,
+    json_option,
+    model_argument,
+    overwrite_option,
+    sample_options,
+    taken,
+    threads_option,
+)
+from quantkit.errors import UsageError
+
+RUNTIMES = ("onnxruntime", "openvino", "torch")
+
+
+@click.command()
+@model_argument()
+@click.option("-i", "--input", "--data", "data", required=True, metavar="DATA", help="The samples to run.")
+@click.option("-o", "--output", type=FILE, metavar="OUT.npz", help="Outputs by name. Default: MODEL.outputs.npz.")
+@overwrite_option
+@sample_options
+@threads_option
+@isa_option
+@console_options
+def run(model: Path, data: str, output: Path | None, force: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+    """Run any model, FP32, converted or calibrated, on samples, and save its outputs."""
+    from quantkit.report.files import check_output
+    from quantkit.report.run import run_model, save_arrays
+
+    console = Console(quiet, verbose)
+    sampling = taken(DataOptions, options)
+    target = check_output(output or model.with_suffix(".outputs.npz"), inputs=[model], force=force)
+    outputs = run_model(model, data, **vars(sampling), **options, progress=console.progress, warn=console.warn)
+    save_arrays(target, outputs)
+    if not quiet:
+        shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in outputs.items())
+        console.result(f"wrote {target}: {shapes}")
+
+
+@click.command()
+@model_argument("fp32", "FP32.onnx")
+@model_argument("int8", "INT8.onnx")
+@data_option
+@click.option("--report", type=FILE, metavar="OUT.html", help="Also write the result as one HTML page.")
+@json_option
+@overwrite_option
+@sample_options
+@threads_option
+@isa_option
+@console_options
+def compare(fp32: Path, int8: Path, data: str, **options: Any) -> None:
+    """Compare an INT8 model with its FP32 original: accuracy, fidelity, size, throughput, error by layer."""
+    from quantkit.report.compare import compare as compare_models
+    from quantkit.report.files import check_output, write_json, write_text
+    from quantkit.report.html import comparison_page
+
+    console = Console(options.pop("quiet"), options.pop("verbose"))
+    report, json_path, force = options.pop("report"), options.pop("json_path"), options.pop("force")
+    for path in filter(None, (report, json_path)):
+        check_output(path, inputs=[fp32, int8], force=force)
+    sampling = taken(DataOptions, options)
+    comparison = compare_models(
+        fp32, int8, data, **vars(sampling), **options, progress=console.progress, warn=console.warn
+    )
+    console.result(comparison.to_text(every_layer=console.verbose))
+    if json_path:
+        write_json(json_path, comparison.to_json())
+    if report:
+        write_text(report, comparison_page(comparison, fp32.name, int8.name))
+
+
+@click.command()
+@model_argument("models", nargs=-1, required=True)
+@click.option("--against", metavar="RUNTIMES", default="", help="Also time in onnxruntime, openvino, torch (by comma).")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Samples a run.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=D,D,...",
+    help="Shape of an input whose other dimensions are dynamic; may repeat.",
+)
+@click.option("--seconds", type=click.FloatRange(min=0.0), default=10.0, show_default=True, help="Time to measure for.")
+@click.option("--per-layer", is_flag=True, help="Also time every op of every model in quantkit.")
+@json_option
+@overwrite_option
+@threads_option
+@isa_option
+@console_options
+def bench(models: tuple[Path, ...], against: str, json_path: Path | None, force: bool, **options: Any) -> None:
+    """Time models side by side, in interleaved rounds on random input; ratios first."""
+    from quantkit.report.bench import bench as bench_models
+    from quantkit.report.files import check_output, write_json
+
+    console = Console(options.pop("quiet"), options.pop("verbose"))
+    if json_path:
+        check_output(json_path, inputs=models, force=force)
+    shapes = parse_shapes(options.pop("shapes"))
+    result = bench_models(
+        models, against=parse_runtimes(against), shapes=shapes, **options, progress=console.progress, warn=console.warn
+    )
+    console.result(result.to_text())
+    if json_path:
+        write_json(json_path, result.to_json())
+
+
+def parse_runtimes(text: str) -> tuple[str, ...]:
+    """`"onnxruntime,openvino"` -> names, each once. Raises UsageError for one that is not known."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in RUNTIMES:
+            raise UsageError(f"--against {name}: no such runtime; choose from {', '.join(RUNTIMES)}")
+    return names
+
+
+def parse_shapes(items: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`("x=1,3,224,224",)` -> {"x": (1, 3, 224, 224)}. Raises UsageError for anything else."""
+    shapes = {}
+    for item in items:
+        name, _, dimensions = item.rpartition("=")
+        try:
+            shapes[name] = tuple(int(d) for d in dimensions.split(","))
+        except ValueError:
+            shapes[name] = ()
+        if not name or not shapes[name] or min(shapes[name]) < 1:
+            raise UsageError(f"--shape {item}: write NAME=D,D,... with positive numbers, such as input=1,3,224,224")
+    return shapes

@@ -1,0 +1,162 @@
+"""Commands that write a model: convert, calibrate, quantize, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantkit.cli.console import Console
+from quantkit.cli.goals import check_goals, require_labels
+from quantkit.cli.options import (
+    DataOptions,
+    GoalOptions,
+    QuantizeOptions,
+    console_options,
+    data_option,
+    goal_options,
+    isa_option,
+    keep_option,
+    model_argument,
+    output_options,
+    quantize_options,
+    sample_options,
+    taken,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from quantkit.pipeline import ModelResult
+    from quantkit.types import QuantConfig
+
+
+@click.command()
+@model_argument()
+@output_options("MODEL.converted.onnx")
+@keep_option
+@console_options
+def convert(
+    model: Path, output: Path | None, force: bool, keep_fp32: tuple[str, ...], quiet: bool, verbose: bool
+) -> None:
+    """Fold an FP32 model and rewrite it into quantized ops whose ranges are not fixed yet.
+
+    Prints what was folded and fused, and what stays FP32 and why.
+    """
+    from quantkit import pipeline
+
+    console = Console(quiet, verbose)
+    target = _target(model, output, ".converted.onnx", force)
+    result = pipeline.convert(model, keep_fp32=keep_fp32, progress=console.progress)
+    _save(result, target, force, console)
+
+
+@click.command()
+@model_argument(metavar="CONVERTED.onnx")
+@data_option
+@output_options("MODEL.int8.onnx")
+@sample_options
+@quantize_options
+@goal_options
+@threads_option
+@isa_option
+@console_options
+def calibrate(model: Path, data: str, **options: Any) -> None:
+    """Fix the ranges of a converted model with sample data and fuse the requantization."""
+    _quantize("calibrate", model, data, options)
+
+
+@click.command()
+@model_argument()
+@data_option
+@output_options("MODEL.int8.onnx")
+@sample_options
+@quantize_options
+@goal_options
+@threads_option
+@isa_option
+@console_options
+def quantize(model: Path, data: str, **options: Any) -> None:
+    """Convert and calibrate in one step: an FP32 model in, an INT8 model out."""
+    _quantize("quantize", model, data, options)
+
+
+@click.command()
+@model_argument(metavar="INT8.onnx")
+@click.option(
+    "--format", "format_", type=click.Choice(["qdq"]), default="qdq", show_default=True, help="What to write."
+)
+@output_options("MODEL.qdq.onnx")
+@console_options
+def export(model: Path, format_: str, output: Path | None, force: bool, quiet: bool, verbose: bool) -> None:
+    """Write a model for runtimes that know no local functions: plain standard ONNX operators.
+
+    qdq: each quantized op becomes DequantizeLinear, the FP32 op, QuantizeLinear.
+    """
+    from quantkit.report.export import export_qdq
+    from quantkit.report.models import save_model
+
+    console = Console(quiet, verbose)
+    target = _target(model, output, f".{format_}.onnx", force)
+    save_model(export_qdq(model), target)
+    if not quiet:
+        console.result(f"wrote {target} ({_size(target)})")
+
+
+def _quantize(command: str, model: Path, data: str, options: dict[str, Any]) -> None:
+    """Run the stage `command`, save its result, and judge it by the accuracy goals if there are any."""
+    from quantkit import pipeline
+
+    console = Console(options["quiet"], options["verbose"])
+    sampling, quantizing = taken(DataOptions, options), taken(QuantizeOptions, options)
+    goals, threads, force = taken(GoalOptions, options), options["threads"], options["force"]
+    target = _target(model, options["output"], ".int8.onnx", force)
+    reference = quantizing.reference or (model if command == "quantize" else None)
+    require_labels(goals, model, data, sampling)
+    settings = dict(
+        config=_config(quantizing),
+        threads=threads,
+        table_in=quantizing.table_in,
+        table_out=quantizing.table_out,
+        progress=console.progress,
+        warn=console.warn,
+        **vars(sampling),
+    )
+    if quantizing.reference is not None:
+        settings["reference"] = quantizing.reference
+    result = getattr(pipeline, command)(model, data, **settings)
+    _save(result, target, force, console)
+    check_goals(goals, reference, target, data, sampling, threads, options["isa"], console)
+
+
+def _config(options: QuantizeOptions) -> QuantConfig:
+    from quantkit.types import QuantConfig
+
+    return QuantConfig(method=options.method, keep_fp32=options.keep_fp32, effort=options.effort, seed=options.seed)
+
+
+def _target(model: Path, output: Path | None, suffix: str, force: bool) -> Path:
+    from quantkit.report.files import check_output
+
+    return check_output(output or default_output(model, suffix), inputs=[model], force=force)
+
+
+def default_output(model: Path, suffix: str) -> Path:
+    """`a/net.onnx` -> `a/net` + suffix; a `.converted` of an earlier stage is dropped."""
+    stem = model.name.removesuffix(".onnx").removesuffix(".converted")
+    return model.with_name(stem + suffix)
+
+
+def _save(result: ModelResult, target: Path, force: bool, console: Console) -> None:
+    from quantkit.report.decisions import summarize
+
+    result.save(target, force=force)
+    if not console.quiet:
+        console.result(summarize(result.decisions, everything=console.verbose))
+        console.result(f"wrote {target} ({_size(target)})")
+
+
+def _size(path: Path) -> str:
+    from quantkit.report.text import size
+
+    return size(path.stat().st_size)
