@@ -1,0 +1,145 @@
+"""Float inference in onnxruntime, with any tensors of the graph exposed as outputs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantkit.errors import CalibrationError, DataError, ModelError
+from quantkit.load.specs import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+INLINE_BYTES = 1_900_000_000
+"""Models up to this size go to onnxruntime in memory, larger ones through a folder: protobuf ends at 2 GiB."""
+_ERRORS_ONLY = 3
+
+
+class FloatRunner:
+    """A model in onnxruntime on the CPU. `expose` adds tensors of the graph to the outputs; nothing else changes.
+
+    model: a path, serialized bytes, an onnx.ModelProto or an onnx_ir.Model; it is not modified.
+    threads: None leaves the choice to onnxruntime.
+    Raises ModelError when onnxruntime refuses the model, CalibrationError for a tensor that is not in it.
+    """
+
+    def __init__(self, model: Any, threads: int | None = None, *, expose: Sequence[str] = ()) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        with tempfile.TemporaryDirectory(prefix="quantkit-model-") as folder:
+            source = _exposed(model, expose, Path(folder)) if expose else _source(model, Path(folder))
+            try:
+                self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+                raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
+        self.inputs: list[TensorSpec] = [_spec(value) for value in self._session.get_inputs()]
+        self.outputs: list[TensorSpec] = [_spec(value) for value in self._session.get_outputs()]
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs by name (None: all, in graph order). Raises DataError when onnxruntime refuses the feeds."""
+        try:
+            return self._session.run(None if names is None else list(names), dict(feeds))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in feeds.items())
+            raise DataError(f"onnxruntime cannot run the model on {shapes}: {_first_line(error)}") from error
+
+
+def _spec(value: Any) -> TensorSpec:
+    """From onnxruntime's NodeArg, whose type reads like tensor(float)."""
+    element = value.type.removeprefix("tensor(").removesuffix(")")
+    names = {"float": "float32", "double": "float64", "bool": "bool"}
+    try:
+        dtype = np.dtype(names.get(element, element))
+    except TypeError:
+        dtype = np.dtype(object)
+    return TensorSpec(value.name, tuple(value.shape), dtype)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _source(model: Any, folder: Path) -> str | bytes:
+    """What InferenceSession takes: a path or bytes."""
+    if isinstance(model, (str, Path)):
+        return str(model)
+    if isinstance(model, bytes):
+        return model
+    return _serialized(model, folder, ())
+
+
+def _exposed(model: Any, names: Sequence[str], folder: Path) -> str | bytes:
+    import onnx
+
+    if isinstance(model, (str, Path)):
+        model = onnx.load(str(model))
+    elif isinstance(model, bytes):
+        model = onnx.load_model_from_string(model)
+    return _serialized(model, folder, names)
+
+
+def _serialized(model: onnx.ModelProto | ir.Model, folder: Path, expose: Sequence[str]) -> str | bytes:
+    """Bytes of the model with more outputs, or a path in `folder` when it is too large for protobuf."""
+    import onnx
+
+    if isinstance(model, onnx.ModelProto):
+        if model.ByteSize() <= INLINE_BYTES:
+            skeleton = model
+            if expose:
+                skeleton = onnx.ModelProto()
+                skeleton.CopyFrom(model)
+            _add_outputs(skeleton, expose)
+            return skeleton.SerializeToString()
+        onnx.save_model(
+            model,
+            str(folder / "model.onnx"),
+            save_as_external_data=True,
+            location="weights.bin",
+            convert_attribute=False,
+        )
+        return _expose_on_disk(folder / "model.onnx", expose)
+    import onnx_ir as ir
+
+    weights = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
+    )
+    if weights <= INLINE_BYTES:
+        proto = ir.serde.serialize_model(model)
+        _add_outputs(proto, expose)
+        return proto.SerializeToString()
+    ir.save(model, folder / "model.onnx", external_data="weights.bin")
+    return _expose_on_disk(folder / "model.onnx", expose)
+
+
+def _expose_on_disk(path: Path, expose: Sequence[str]) -> str:
+    import onnx
+
+    skeleton = onnx.load(str(path), load_external_data=False)
+    _add_outputs(skeleton, expose)
+    path.write_bytes(skeleton.SerializeToString())
+    return str(path)
+
+
+def _add_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> None:
+    import onnx
+
+    graph = proto.graph
+    present = {value.name for value in graph.output}
+    made = {name for node in graph.node for name in node.output}
+    given = {value.name for value in graph.input}
+    for name in dict.fromkeys(names):
+        if name in present:
+            continue
+        if name not in made or name in given:
+            raise CalibrationError(f"tensor {name!r} is made by no node of the model, so it cannot be observed")
+        graph.output.append(onnx.ValueInfoProto(name=name))
