@@ -1,4 +1,6 @@
 /* conv.c: what the conv kernels of all ISAs share, beyond conv.h. */
+#include <string.h>
+
 #include "conv.h"
 
 int32_t qk_conv_valid(const qk_op *op) {
@@ -10,4 +12,14 @@ int32_t qk_conv_valid(const qk_op *op) {
     const int range = e->to_float || (0 <= e->low && e->low <= e->high && e->high <= 255);
     const int residual = op->in[1].buffer < 0 || (!e->to_float && c->residual_pitch >= c->out_c);
     return sizes && steps && pitches && range && residual && op->in[0].buffer >= 0 && op->out.buffer >= 0;
+}
+
+conv_tail conv_copy_tail(const qk_conv_params *c, const uint8_t *in, int32_t over, uint8_t *copy) {
+    const int64_t pixels = (int64_t)c->batch * c->in_h * c->in_w;
+    const int64_t copied = qk_min64(qk_divide_up(over, c->in_pitch), pixels);
+    if (copied == 0)
+        return (conv_tail){NULL, NULL};
+    const uint8_t *unsafe = in + (pixels - copied) * c->in_pitch;
+    memcpy(copy, unsafe, (size_t)((copied - 1) * c->in_pitch + c->in_c));
+    return (conv_tail){unsafe, copy};
 }

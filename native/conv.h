@@ -38,6 +38,23 @@ static inline const uint8_t *conv_pixel(const qk_conv_params *c, const uint8_t *
     return in + ((w.image * c->in_h + y) * c->in_w + x) * c->in_pitch;
 }
 
+/* Kernels read whole vectors, up to `over` bytes past a pixel's last channel. The pixels from which that would leave
+ * the tensor are copied to scratch, of conv_tail_bytes. */
+typedef struct {
+    const uint8_t *unsafe; /* the first of them; NULL if over is 0 */
+    const uint8_t *copy;
+} conv_tail;
+
+conv_tail conv_copy_tail(const qk_conv_params *c, const uint8_t *in, int32_t over, uint8_t *copy);
+
+static inline int64_t conv_tail_bytes(const qk_conv_params *c, int32_t over) {
+    return qk_divide_up(over, c->in_pitch) * c->in_pitch + c->in_c + over;
+}
+
+static inline const uint8_t *conv_safe(conv_tail tail, const uint8_t *pixel) {
+    return tail.unsafe && pixel >= tail.unsafe ? tail.copy + (pixel - tail.unsafe) : pixel;
+}
+
 /* qk_kernel.valid of every conv kernel: the sizes that qk_conv_pack did not see. */
 int32_t qk_conv_valid(const qk_op *op);
 

@@ -78,6 +78,42 @@ V_INLINE void v_store_f32(float *p, vf x, int32_t left) {
         _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(left), lane), x);
 }
 
+/* Bytes: a whole vector, and 4 vectors of 32-bit lanes that unpacking bytes and words of one vector gave. */
+V_INLINE vi v_load(const uint8_t *p) {
+    return _mm256_loadu_si256((const vi *)p);
+}
+V_INLINE vi v_unpack_low8(vi a, vi b) {
+    return _mm256_unpacklo_epi8(a, b);
+}
+V_INLINE vi v_unpack_high8(vi a, vi b) {
+    return _mm256_unpackhi_epi8(a, b);
+}
+V_INLINE vi v_unpack_low16(vi a, vi b) {
+    return _mm256_unpacklo_epi16(a, b);
+}
+V_INLINE vi v_unpack_high16(vi a, vi b) {
+    return _mm256_unpackhi_epi16(a, b);
+}
+V_INLINE vi v_pack(vi a, vi b, vi c, vi d) {
+    return _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+}
+V_INLINE vi v_load_bytes(const uint8_t *p, int64_t left) {
+    if (left >= 4 * LANES)
+        return v_load(p);
+    uint8_t bytes[4 * LANES] = {0};
+    memcpy(bytes, p, (size_t)left);
+    return v_load(bytes);
+}
+V_INLINE void v_store_bytes(uint8_t *p, vi x, int64_t left) {
+    if (left >= 4 * LANES) {
+        _mm256_storeu_si256((vi *)p, x);
+    } else {
+        uint8_t bytes[4 * LANES];
+        _mm256_storeu_si256((vi *)bytes, x);
+        memcpy(p, bytes, (size_t)left);
+    }
+}
+
 /* u8 to s16. Reads and writes exactly `count`; the last vectors overlap. */
 V_INLINE void v_widen_u8(int16_t *to, const uint8_t *from, int64_t count) {
     if (count >= 16) {

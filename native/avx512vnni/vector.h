@@ -64,5 +64,34 @@ V_INLINE void v_store_f32(float *p, vf x, int32_t left) {
     _mm512_mask_storeu_ps(p, v_mask(left), x);
 }
 
+/* Bytes: a whole vector, and 4 vectors of 32-bit lanes that unpacking bytes and words of one vector gave. */
+V_INLINE vi v_load(const uint8_t *p) {
+    return _mm512_loadu_si512(p);
+}
+V_INLINE vi v_unpack_low8(vi a, vi b) {
+    return _mm512_unpacklo_epi8(a, b);
+}
+V_INLINE vi v_unpack_high8(vi a, vi b) {
+    return _mm512_unpackhi_epi8(a, b);
+}
+V_INLINE vi v_unpack_low16(vi a, vi b) {
+    return _mm512_unpacklo_epi16(a, b);
+}
+V_INLINE vi v_unpack_high16(vi a, vi b) {
+    return _mm512_unpackhi_epi16(a, b);
+}
+V_INLINE vi v_pack(vi a, vi b, vi c, vi d) {
+    return _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+}
+V_INLINE __mmask64 v_byte_mask(int64_t left) {
+    return left >= 4 * LANES ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+}
+V_INLINE vi v_load_bytes(const uint8_t *p, int64_t left) {
+    return _mm512_maskz_loadu_epi8(v_byte_mask(left), p);
+}
+V_INLINE void v_store_bytes(uint8_t *p, vi x, int64_t left) {
+    _mm512_mask_storeu_epi8(p, v_byte_mask(left), x);
+}
+
 #endif
 #endif

@@ -1,0 +1,10 @@
+/* conv_depthwise.c, AVX2: pairs of taps in s16. */
+#include "vector.h"
+
+#if QK_X86
+#define DEPTHWISE_TARGET         QK_TARGET_AVX2
+#define DEPTHWISE_NAME           qk_conv_depthwise_avx2
+#define DEPTHWISE_GROUP          2
+#define DEPTHWISE_DOT(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+#include "conv_depthwise.inc"
+#endif
