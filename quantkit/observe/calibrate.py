@@ -45,7 +45,7 @@ def observe(
     done = 0
     with ThreadPoolExecutor(max_workers=threads or 2, thread_name_prefix="quantkit-observe") as pool:
         for batch in dataset:
-            values = dict(zip(outputs, runner.run(outputs, batch.feeds) if outputs else [], strict=True))
+            values = dict(zip(outputs, runner.run(batch.feeds, outputs) if outputs else [], strict=True))
             values.update((name, batch.feeds[name]) for name in wanted if name in inputs)
             jobs = [pool.submit(_add, statistics[name], name, values[name], batch, kernels) for name in wanted]
             for job in jobs:

@@ -45,7 +45,12 @@ class FloatRunner:
         self.inputs: list[TensorSpec] = [_spec(value) for value in self._session.get_inputs()]
         self.outputs: list[TensorSpec] = [_spec(value) for value in self._session.get_outputs()]
 
-    def run(self, names: Sequence[str] | None, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    @property
+    def output_names(self) -> list[str]:
+        """Graph outputs in order, then the exposed tensors."""
+        return [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Mapping[str, np.ndarray], names: Sequence[str] | None = None) -> list[np.ndarray]:
         """The outputs by name (None: all, in graph order). Raises DataError when onnxruntime refuses the feeds."""
         try:
             return self._session.run(None if names is None else list(names), dict(feeds))
