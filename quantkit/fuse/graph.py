@@ -55,7 +55,7 @@ def new_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     while fresh in taken:
         count += 1
         fresh = f"{name}_{count}"
-    tensor = ir.Tensor(np.ascontiguousarray(array), name=fresh)
+    tensor = ir.Tensor(np.asarray(array, order="C"), name=fresh)
     value = ir.Value(name=fresh, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

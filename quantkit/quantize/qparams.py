@@ -90,3 +90,9 @@ def finish_weights(q: np.ndarray, scale: np.ndarray, shape: tuple[int, ...], bia
     moved = tuple(np.moveaxis(np.empty(shape, np.int8), axis, 0).shape)
     values = np.ascontiguousarray(np.moveaxis(q.reshape(moved), 0, axis))
     return QuantizedWeights(values, scale, b_q.astype(np.int32))
+
+
+def requantize_table(x: QuantParams, y: QuantParams) -> bytes:
+    """T[q] = clamp(rne((q - zp_x) * s_x / s_y) + zp_y, 0, 255) in float64, for q in 0..255: 256 bytes."""
+    real = (np.arange(256, dtype=np.float64) - x.zero_point) * x.scale
+    return np.clip(np.rint(real / y.scale) + y.zero_point, QMIN, QMAX).astype(np.uint8).tobytes()

@@ -82,6 +82,8 @@ def _reduce_mean(node: ir.Node) -> StaticForm:
         axes = _constant_input(node, 1, "the list of axes")
     rank = _rank(node.inputs[0])  # type: ignore[arg-type]
     normal = sorted(int(a) % rank for a in axes)
+    if rank not in (3, 4) or normal != list(range(2, rank)):
+        raise Reject(f"mean over axes {normal} of rank {rank}; the engine has the spatial axes")
     keepdims = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
     return StaticForm(OpName("ReduceMean"), (node.inputs[0],), (), {"axes": normal, "keepdims": keepdims})  # type: ignore[arg-type]
 

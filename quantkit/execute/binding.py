@@ -1,0 +1,187 @@
+"""The engine as Python sees it. The only file that knows cffi."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from quantkit.errors import EngineError
+from quantkit.lower.plan import PackedSpec, Plan
+from quantkit.lower.views import Buffer
+
+try:
+    from quantkit.execute._engine import ffi, lib
+except ImportError as error:
+    raise EngineError(f"the native engine is not built ({error}); run `pip install .` or `make build`") from error
+
+ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni")
+"""Names of the instruction sets, from the one that every CPU has to the widest."""
+ALIGNMENT = 64
+PARAMS = {
+    "QK_QUANTIZE": "qk_convert_params", "QK_DEQUANTIZE": "qk_convert_params", "QK_CONV": "qk_conv_params",
+    "QK_BINARY": "qk_binary_params", "QK_POOL": "qk_pool_params", "QK_LOOKUP": "qk_copy_params",
+    "QK_COPY": "qk_copy_params", "QK_FILL": "qk_copy_params", "QK_RESIZE": "qk_resize_params",
+}  # fmt: skip
+
+
+def available_isas() -> dict[str, bool]:
+    """ISA name -> this build has it and this CPU and operating system run it."""
+    return {name: bool(lib.qk_isa_available(i)) for i, name in enumerate(ISAS)}
+
+
+def choose_isa(name: str | None = None) -> str:
+    """The ISA to run: `name`, else QUANTKIT_ISA, else the best one. Raises EngineError if it is forced and missing."""
+    wanted = name or os.environ.get("QUANTKIT_ISA") or None
+    have = available_isas()
+    if wanted is None:
+        return [isa for isa, there in have.items() if there][-1]
+    if wanted not in have:
+        raise EngineError(f"ISA {wanted!r} is unknown; choose one of {', '.join(ISAS)}")
+    if not have[wanted]:
+        usable = ", ".join(isa for isa, there in have.items() if there)
+        raise EngineError(f"ISA {wanted!r} was asked for, but this CPU or build lacks it; it has {usable}")
+    return wanted
+
+
+def aligned_bytes(size: int) -> np.ndarray:
+    """Uninitialised uint8 [size] that starts on a cache line."""
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]
+
+
+def _check(status: int, what: str) -> None:
+    reasons = {
+        lib.QK_BAD_ARGUMENT: "the engine refused its sizes",
+        lib.QK_ISA_MISSING: "the instruction set is not in this build or CPU",
+        lib.QK_NO_MEMORY: "there is not enough memory",
+    }
+    if status != lib.QK_OK:
+        raise EngineError(f"{what}: {reasons.get(status, f'status {status}')}")
+
+
+def _struct(kind: str, fields: Mapping[str, Any], keep: list[Any]) -> Any:
+    """A C struct of type `kind`; arrays become pointers to their data, nested mappings nested structs."""
+    struct = ffi.new(f"{kind} *")
+    _set_fields(struct, fields, keep)
+    keep.append(struct)
+    return struct
+
+
+def _set_fields(struct: Any, fields: Mapping[str, Any], keep: list[Any]) -> None:
+    for key, value in fields.items():
+        if isinstance(value, Mapping):
+            _set_fields(getattr(struct, key), value, keep)
+        elif isinstance(value, np.ndarray):
+            keep.append(value)
+            target = ffi.typeof(ffi.addressof(struct, key)).item
+            setattr(struct, key, ffi.cast(target, value.ctypes.data))
+        else:
+            setattr(struct, key, value)
+
+
+class Pool:
+    """The threads of a session. threads: at least 1, the caller included."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.handle = lib.qk_pool_create(threads)
+        if self.handle == ffi.NULL:
+            raise EngineError(f"could not start {threads} threads")
+        weakref.finalize(self, lib.qk_pool_destroy, self.handle)
+
+
+def pack(isa: str, spec: PackedSpec) -> np.ndarray:
+    """Weights in the layout of an ISA's kernels: aligned uint8."""
+    keep: list[Any] = []
+    index = ISAS.index(isa)
+    conv = _struct("qk_conv_params", spec.params, keep)
+    size = lib.qk_conv_packed_bytes(index, conv)
+    if size <= 0:
+        raise EngineError(f"weights of shape {spec.weights.shape}: the engine refused them")
+    packed = aligned_bytes(size)
+    weights, bias, multiplier = (np.ascontiguousarray(a) for a in (spec.weights, spec.bias, spec.multiplier))
+    status = lib.qk_conv_pack(index, conv, ffi.cast("int8_t *", weights.ctypes.data),
+                              ffi.cast("int32_t *", bias.ctypes.data), ffi.cast("float *", multiplier.ctypes.data),
+                              ffi.cast("void *", packed.ctypes.data))  # fmt: skip
+    _check(status, "packing weights")
+    return packed
+
+
+class CompiledPlan:
+    """A plan as C structs, for one ISA. Reentrant: each run brings its own memory."""
+
+    def __init__(self, plan: Plan, isa: str, packed: Mapping[str, np.ndarray]) -> None:
+        self.plan = plan
+        self.isa = ISAS.index(isa)
+        self._keep: list[Any] = [packed]
+        index = {buffer: i + 1 for i, buffer in enumerate(plan.externals)}
+        self._ops = ffi.new("qk_op[]", max(1, len(plan.ops)))
+        for c_op, op in zip(self._ops, plan.ops, strict=False):
+            fields = dict(op.params)
+            if op.weights is not None:
+                fields["packed"] = packed[op.weights]
+            c_op.kind = getattr(lib, op.kind)
+            c_op.params = ffi.cast("void *", _struct(PARAMS[op.kind], fields, self._keep))
+            inputs = getattr(c_op, "in")
+            for i in range(2):
+                self._set_ref(inputs[i], op.inputs[i] if i < len(op.inputs) else None, index)
+            self._set_ref(c_op.out, op.output, index)
+        sizes = [lib.qk_op_scratch_bytes(self.isa, ffi.addressof(self._ops, i)) for i in range(len(plan.ops))]
+        self.scratch_per_thread = -(-max(sizes, default=0) // ALIGNMENT) * ALIGNMENT
+        self.scratch_offset = -(-plan.arena_bytes // ALIGNMENT) * ALIGNMENT
+
+    @staticmethod
+    def _set_ref(ref: Any, source: Any, index: Mapping[Buffer, int]) -> None:
+        if source is None or source.buffer.external == -2:
+            ref.buffer, ref.offset = -1, 0
+        elif source.buffer in index:
+            ref.buffer, ref.offset = index[source.buffer], source.offset
+        else:
+            ref.buffer, ref.offset = 0, source.buffer.offset + source.offset
+
+    def kernel_names(self) -> list[str]:
+        """The kernel that runs each op."""
+        names = (lib.qk_op_kernel_name(self.isa, ffi.addressof(self._ops, i)) for i in range(len(self.plan.ops)))
+        return [ffi.string(name).decode() if name != ffi.NULL else "" for name in names]
+
+    def memory_bytes(self, threads: int) -> int:
+        """What `run` needs as `memory`."""
+        return self.scratch_offset + threads * self.scratch_per_thread + ALIGNMENT
+
+    def run(self, pool: Pool, memory: np.ndarray, externals: Sequence[np.ndarray],
+            nanoseconds: np.ndarray | None = None) -> None:  # fmt: skip
+        """Runs all ops in one call. externals: inputs, outputs and constants as plan.externals orders them, dense."""
+        base = memory.ctypes.data
+        pointers = [ffi.cast("void *", array.ctypes.data) for array in externals]
+        buffers = ffi.new("void *[]", [ffi.cast("void *", base), *pointers])
+        failed = ffi.new("int32_t *", -1)
+        times = ffi.NULL if nanoseconds is None else ffi.cast("int64_t *", nanoseconds.ctypes.data)
+        status = lib.qk_run(self.isa, pool.handle, self._ops, len(self.plan.ops), buffers,
+                            ffi.cast("void *", base + self.scratch_offset), self.scratch_per_thread, times, failed)  # fmt: skip
+        if status != lib.QK_OK:
+            op = self.plan.ops[failed[0]] if failed[0] >= 0 else None
+            _check(status, f"{op.node} ({op.kind})" if op else "plan")
+
+
+class NativeStatistics:
+    """Calibration statistics in native code: the backend of quantkit.observe. x: float32, any shape, C order."""
+
+    @staticmethod
+    def min_max(x: np.ndarray) -> tuple[float, float, int]:
+        """(smallest, largest finite value, number of values that are not finite)."""
+        low, high, bad = ffi.new("float *"), ffi.new("float *"), ffi.new("int64_t *")
+        lib.qk_min_max(ffi.cast("float *", x.ctypes.data), x.size, low, high, bad)
+        return float(low[0]), float(high[0]), int(bad[0])
+
+    @staticmethod
+    def histogram(x: np.ndarray, low: float, width: float, bins: int) -> np.ndarray:
+        """int64 [bins]; values outside go to the first and the last bin."""
+        counts = np.zeros(bins, np.int64)
+        lib.qk_histogram(ffi.cast("float *", x.ctypes.data), x.size, low, width, bins,
+                         ffi.cast("int64_t *", counts.ctypes.data))  # fmt: skip
+        return counts

@@ -1,0 +1,110 @@
+"""The nodes that the engine does not run: one onnxruntime session for each step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.errors import ModelError
+from quantkit.lower.regions import Step
+
+EXTERNAL_DATA_LIMIT = 1 << 30
+"""Bytes of weights above which a step's model goes to onnxruntime through a file instead of protobuf's 2 GB."""
+
+
+def submodel(model: ir.Model, step: Step, outputs: Sequence[ir.Value] | None = None) -> ir.Model:
+    """A model of a step's nodes alone, initializers shared, functions attached."""
+    values: dict[ir.Value, ir.Value] = {}
+
+    def mapped(value: ir.Value | None) -> ir.Value | None:
+        if value is None:
+            return None
+        if value not in values:
+            values[value] = ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=value.const_value)
+        return values[value]
+
+    inside = set(step.nodes)
+    captured = [v for node in step.nodes for v in _captured(node) if v.producer() not in inside]
+    inputs = dict.fromkeys([*step.inputs, *(v for v in captured if v.const_value is None)])
+    nodes = [_copied(node, mapped) for node in step.nodes]
+    wanted = step.outputs if outputs is None else outputs
+    constants = {v for node in step.nodes for v in node.inputs if v is not None and v.const_value is not None}
+    constants |= {v for v in captured if v.const_value is not None}
+    graph = ir.Graph(
+        [mapped(v) for v in inputs], [mapped(v) for v in wanted], nodes=nodes,  # type: ignore[misc]
+        initializers=[mapped(v) for v in constants], opset_imports=dict(model.opset_imports), name="step",  # type: ignore[misc]
+    )  # fmt: skip
+    used = {node.op_identifier() for node in nodes}
+    functions = [f for key, f in model.functions.items() if key in used]
+    return ir.Model(graph, ir_version=model.ir_version, functions=functions)
+
+
+def _captured(node: ir.Node) -> list[ir.Value]:
+    """Values of the outer graph that the node's subgraphs (If, Loop, Scan) use."""
+    found = []
+    for attribute in node.attributes.values():
+        graphs = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else []
+        for graph in graphs:
+            local = {out for n in graph.all_nodes() for out in n.outputs} | set(graph.inputs)
+            local |= set(graph.initializers.values())
+            found += [v for n in graph.all_nodes() for v in n.inputs if v is not None and v not in local]
+    return found
+
+
+def _copied(node: ir.Node, mapped) -> ir.Node:  # type: ignore[no-untyped-def]
+    outputs = [mapped(out) for out in node.outputs]
+    for out in outputs:
+        out.const_value = None
+    return ir.Node(
+        node.domain, node.op_type, [mapped(v) for v in node.inputs], list(node.attributes.values()),
+        overload=node.overload, outputs=outputs, name=node.name,
+    )  # fmt: skip
+
+
+class FloatStep:
+    """A step of a session that onnxruntime runs."""
+
+    PROFILE_NAME = "onnxruntime step"
+
+    def __init__(self, model: ir.Model, step: Step, threads: int) -> None:
+        import onnxruntime as ort
+
+        self.step = step
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.enable_mem_pattern = True
+        inner = submodel(model, step)
+        try:
+            self._session = _open(inner, options)
+        except Exception as error:
+            names = ", ".join(dict.fromkeys(n.op_type for n in step.nodes))
+            raise ModelError(f"onnxruntime cannot run {names}: {str(error).splitlines()[0]}") from error
+        self._inputs = [i.name for i in self._session.get_inputs()]
+        self._outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, values: dict[str, np.ndarray], nanoseconds: dict[str, int] | None = None) -> None:
+        """Reads the step's inputs from `values` and adds its outputs."""
+        start = time.perf_counter_ns()
+        found = self._session.run(self._outputs, {name: values[name] for name in self._inputs})
+        values.update(zip(self._outputs, found, strict=True))
+        if nanoseconds is not None:
+            nanoseconds[f"{self.PROFILE_NAME} {self.step.nodes[0].name}"] = time.perf_counter_ns() - start
+
+
+def _open(model: ir.Model, options):  # type: ignore[no-untyped-def] # noqa: ANN202
+    import tempfile
+    from pathlib import Path
+
+    import onnxruntime as ort
+
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    if size < EXTERNAL_DATA_LIMIT:
+        return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "step.onnx"
+        ir.save(model, path, external_data="step.data")
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

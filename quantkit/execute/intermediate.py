@@ -1,0 +1,46 @@
+"""A calibrated model with inner tensors among its outputs, for per-layer reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from quantkit.fuse.graph import quantkit_name
+
+
+def _pair_of(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+    """The scale and zero point of a u8 value, from the node that makes it."""
+    node = value.producer()
+    if node is None:
+        return None
+    if quantkit_name(node) is not None or node.op_type == "QuantizeLinear":
+        scale, zero_point = node.inputs[-2:]
+        return (scale, zero_point) if scale is not None and zero_point is not None else None
+    return None
+
+
+def expose(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy of `model` whose graph outputs are the tensors `names`; u8 ones are dequantized under the same name.
+
+    Names that the model does not have are left out.
+    """
+    copy = model.clone()
+    graph = copy.graph
+    found = {v.name: v for node in graph for v in node.outputs if v.name}
+    outputs = []
+    for name in dict.fromkeys(names):
+        value = found.get(name)
+        if value is None:
+            continue
+        pair = _pair_of(value) if value.dtype == ir.DataType.UINT8 else None
+        if pair is not None:
+            node = ir.node("DequantizeLinear", [value, *pair], name=f"{name}/report")
+            graph.insert_after(value.producer(), node)  # type: ignore[arg-type]
+            out = node.outputs[0]
+            out.shape, out.type = value.shape, ir.TensorType(ir.DataType.FLOAT)
+            value.name, out.name = f"{name}/u8", name
+            value = out
+        outputs.append(value)
+    graph.outputs[:] = outputs
+    return copy

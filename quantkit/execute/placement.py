@@ -1,0 +1,105 @@
+"""What runs where, and why: the table behind `inspect` and Session.plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import onnx_ir as ir
+
+from quantkit.fuse.graph import constant, quantkit_name
+from quantkit.lower.regions import Step, why_not_native
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """Where a node runs. runs_on: "native" | "onnxruntime"; shape, dtype: of its first output; macs: at batch 1
+    where the batch is dynamic, 0 if shapes are not known or the op multiplies no matrices."""
+
+    name: str
+    op: str
+    runs_on: str
+    kernel: str
+    reason: str
+    macs: int
+    shape: tuple[int | str | None, ...] | None
+    dtype: str
+
+
+MAC_BASES = ("Conv", "Gemm", "MatMul")
+
+
+def _size(value: ir.Value | None, start: int = 0) -> int | None:
+    """Number of elements from axis `start` on; symbolic dimensions count 1; None if the rank is unknown."""
+    if value is None or value.shape is None:
+        return None
+    return prod(d if isinstance(d, int) else 1 for d in list(value.shape)[start:])
+
+
+def node_macs(node: ir.Node) -> int:
+    """Multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul, in standard or quantkit form."""
+    name = quantkit_name(node)
+    base = name.base if name is not None else node.op_type
+    if base not in (*MAC_BASES, "ConvTranspose", "MatMulInteger", "ConvInteger"):
+        return 0
+    index = 3 if name is not None and name.level == "static" else 1
+    weights = node.inputs[index]
+    array = constant(weights)
+    out = _size(node.outputs[0])
+    if out is None:
+        return 0
+    if base == "ConvTranspose":
+        taps = prod(array.shape[1:]) if array is not None else 0
+        return (_size(node.inputs[0]) or 0) * taps
+    if array is None:
+        inner = node.inputs[0].shape if node.inputs[0] is not None else None
+        last = inner[-1] if inner is not None and len(inner) else 1
+        return out * (last if isinstance(last, int) else 1)
+    if base in ("Conv", "ConvInteger"):
+        return out * prod(array.shape[1:])
+    transposed = base == "Gemm" and (name is not None or bool(node.attributes.get("transB") and node.attributes["transB"].as_int()))
+    return out * (array.shape[1] if transposed else array.shape[-2] if array.ndim > 1 else array.shape[0])
+
+
+def node_plans(graph: ir.Graph, steps: Sequence[Step], runners: Sequence[Any], isa: str) -> list[NodePlan]:
+    """One row a node, in graph order."""
+    kernels: dict[str, str] = {}
+    for step, runner in zip(steps, runners, strict=True):
+        if step.native:
+            kernels.update(_kernels(step, runner, isa))
+    rows = []
+    for node in graph:
+        reason = why_not_native(node)
+        out = node.outputs[0]
+        shape = None if out.shape is None else tuple(d if isinstance(d, int) else d.value for d in out.shape)
+        rows.append(NodePlan(
+            node.name or "", node.op_type, "onnxruntime" if reason else "native",
+            "" if reason else kernels.get(node.name or "", "view"), reason or "u8 kernel", node_macs(node), shape,
+            out.dtype.name.lower() if out.dtype is not None else "",
+        ))  # fmt: skip
+    return rows
+
+
+def _kernels(step: Step, runner: Any, isa: str) -> Mapping[str, str]:
+    """The kernels of a region, from its plan for the declared shapes (1 for dynamic dimensions, 32 for images)."""
+    shapes = tuple(_example_dims(v) for v in step.inputs)
+    try:
+        compiled = runner.plan_for(shapes)
+    except Exception:
+        return dict.fromkeys((n.name or "" for n in step.nodes), f"chosen at run time ({isa})")
+    names: dict[str, list[str]] = {}
+    for op, kernel in zip(compiled.plan.ops, compiled.kernel_names(), strict=True):
+        names.setdefault(op.node, []).append(kernel)
+    return {node: "+".join(dict.fromkeys(kernels)) for node, kernels in names.items()}
+
+
+EXAMPLE_SIZE = 224
+"""What a dynamic image side is taken to be when kernels are listed."""
+
+
+def _example_dims(value: ir.Value) -> tuple[int, ...]:
+    if value.shape is None:
+        return (1,)
+    return tuple(d if isinstance(d, int) else (1 if i == 0 else EXAMPLE_SIZE) for i, d in enumerate(value.shape))

@@ -1,0 +1,99 @@
+"""Quantize and dequantize at the edges, activations by table, and binary ops with broadcasting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.fuse.activations import ACTIVATIONS, lookup_table
+from quantkit.fuse.opnames import OpName
+from quantkit.lower.context import Lowering
+from quantkit.lower.plan import Ref
+from quantkit.lower.views import View, channels_last, channels_last_order, merge
+from quantkit.lower.weighted import activation_attributes, epilogue
+
+BINARY_DIMS = 3
+
+
+def _convert_sizes(dims: tuple[int, ...]) -> dict[str, int]:
+    """batch, channels and pixels of a float tensor; below rank 3 the layouts agree and it is one run of pixels."""
+    if len(dims) < 3:
+        return {"batch": 1, "channels": 1, "pixels": int(np.prod(dims, dtype=np.int64))}
+    return {"batch": dims[0], "channels": dims[1], "pixels": int(np.prod(dims[2:], dtype=np.int64))}
+
+
+def lower_quantize(context: Lowering, node: ir.Node, name: OpName | None) -> None:
+    """QuantizeLinear: float32 in ONNX's layout -> u8 channels last."""
+    source, dims = context.floats[node.inputs[0]]  # type: ignore[index]
+    p = context.params(node, 1)
+    view = context.allocate(node.outputs[0], dims)
+    sizes = _convert_sizes(dims)
+    pitch = context.pixels(view)[1] if len(dims) >= 3 else 1
+    params = {**sizes, "pitch": pitch, "scale": p.scale, "zero_point": p.zero_point}
+    context.emit("QK_QUANTIZE", [source], Ref(view.buffer, view.offset), params)
+
+
+def lower_dequantize(context: Lowering, node: ir.Node, name: OpName | None) -> None:
+    """DequantizeLinear: u8 of any strides -> float32 in ONNX's layout."""
+    p = context.params(node, 1)
+    view = context.view(node.inputs[0])
+    if len(view.dims) >= 3:
+        view, pitch = context.pixels(view)
+    else:
+        view, pitch = context.dense(view, channels_last(view.dims)), 1
+    target = context.float_output(node.outputs[0], view.dims)
+    params = {**_convert_sizes(view.dims), "pitch": pitch, "scale": p.scale, "zero_point": p.zero_point}
+    context.emit("QK_DEQUANTIZE", [Ref(view.buffer, view.offset)], Ref(target), params)
+
+
+def lower_unary(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """Any activation: y = T[x]."""
+    x, y = context.params(node, 1), context.params(node, 3)
+    attributes = {key: float(node.attributes[key].as_float()) for key in ACTIVATIONS[name.base].attributes}
+    table = lookup_table(name.base, attributes, x.scale, x.zero_point, y.scale, y.zero_point)
+    source = context.view(node.inputs[0])
+    context.copy(source, context.allocate(node.outputs[0], source.dims), table)
+
+
+def lower_binary(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """Add, Sub, Mul of two u8 tensors with numpy broadcasting."""
+    a_params, b_params = context.params(node, 1), context.params(node, 4)
+    a, b = context.view(node.inputs[0]), context.view(node.inputs[3])
+    dims = np.broadcast_shapes(a.dims, b.dims)
+    y, fields = epilogue(node, name, 6, context)
+    out = context.allocate(node.outputs[0], dims)
+    loop_dims, strides, (a, b) = _common_loops(context, a.broadcast(dims), b.broadcast(dims), out)
+    pad = BINARY_DIMS - len(loop_dims)
+    batch, pixels, channels = [1] * pad + loop_dims
+    params: dict[str, Any] = {
+        "batch": batch, "pixels": pixels, "channels": channels,
+        **{key: [0] * pad + s for key, s in zip(("a_stride", "b_stride", "out_stride"), strides, strict=True)},
+        "a_zero_point": a_params.zero_point, "b_zero_point": b_params.zero_point, **fields,
+    }  # fmt: skip
+    if name.base == "Mul":
+        multiplier = a_params.scale * b_params.scale / y.scale
+        params |= {"multiply": 1, "a_multiplier": float(np.float32(multiplier)), "b_multiplier": 0.0}
+    else:
+        sign = -1.0 if name.base == "Sub" else 1.0
+        params |= {
+            "a_multiplier": float(np.float32(a_params.scale / y.scale)),
+            "b_multiplier": sign * float(np.float32(b_params.scale / y.scale)),
+        }
+    context.emit("QK_BINARY", [Ref(a.buffer, a.offset), Ref(b.buffer, b.offset)], Ref(out.buffer, out.offset), params)
+
+
+def _common_loops(context: Lowering, a: View, b: View, out: View) -> tuple[list[int], list[list[int]], tuple[View, View]]:
+    """At most three loops that all operands share; an operand that does not fit is copied into the output's layout."""
+    order = channels_last_order(len(out.dims))
+    for operands in ((a, b), (a, None), (None, b), (None, None)):
+        first = operands[0] or context.dense(a, channels_last(a.dims))
+        second = operands[1] or context.dense(b, channels_last(b.dims))
+        views = [v.permuted(order) for v in (first, second, out)]
+        dims, strides = merge(views[0].dims, *(v.strides for v in views))
+        if len(dims) <= BINARY_DIMS:
+            return dims, strides, (first, second)
+    whole = context.temporary(out.dims)
+    dims, strides, fixed = _common_loops(context, a, b, whole)
+    raise AssertionError(f"dense operands of rank {len(out.dims)} need {len(dims)} loops {strides} {fixed}")

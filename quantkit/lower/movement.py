@@ -1,0 +1,168 @@
+"""Ops that move u8 values without arithmetic: mostly views, a copy where memory must really change."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.fuse.graph import constant
+from quantkit.fuse.opnames import OpName
+from quantkit.lower.context import Lowering
+from quantkit.lower.plan import Ref
+from quantkit.quantize.qparams import requantize_table
+
+
+def _list(node: ir.Node, index: int) -> list[int]:
+    array = constant(node.inputs[index])
+    assert array is not None
+    return [int(v) for v in array.reshape(-1)]
+
+
+def lower_reshape(context: Lowering, node: ir.Node, name: OpName) -> None:
+    x = context.view(node.inputs[0])
+    target = _list(node, 3)
+    allow_zero = "allowzero" in node.attributes and node.attributes["allowzero"].as_int() == 1
+    dims = [x.dims[i] if d == 0 and not allow_zero else d for i, d in enumerate(target)]
+    if -1 in dims:
+        known = math.prod(d for d in dims if d != -1)
+        dims[dims.index(-1)] = x.size // known if known else 0
+    context.set(node.outputs[0], context.reshaped(x, dims))
+
+
+def lower_flatten(context: Lowering, node: ir.Node, name: OpName) -> None:
+    x = context.view(node.inputs[0])
+    axis = node.attributes["axis"].as_int()
+    axis = axis + len(x.dims) if axis < 0 else axis
+    context.set(node.outputs[0], context.reshaped(x, (math.prod(x.dims[:axis]), math.prod(x.dims[axis:]))))
+
+
+def lower_transpose(context: Lowering, node: ir.Node, name: OpName) -> None:
+    order = list(node.attributes["perm"].as_ints())
+    context.set(node.outputs[0], context.view(node.inputs[0]).permuted(order))
+
+
+def lower_squeeze(context: Lowering, node: ir.Node, name: OpName) -> None:
+    x = context.view(node.inputs[0])
+    axes = {a % len(x.dims) for a in _list(node, 3)}
+    kept = [i for i in range(len(x.dims)) if i not in axes]
+    context.set(node.outputs[0], x.permuted(kept))
+
+
+def lower_unsqueeze(context: Lowering, node: ir.Node, name: OpName) -> None:
+    x = context.view(node.inputs[0])
+    axes = _list(node, 3)
+    rank = len(x.dims) + len(axes)
+    new = {a % rank for a in axes}
+    old = iter(x.dims)
+    dims = [1 if i in new else next(old) for i in range(rank)]
+    context.set(node.outputs[0], context.reshaped(x, dims))
+
+
+def lower_slice(context: Lowering, node: ir.Node, name: OpName) -> None:
+    view = context.view(node.inputs[0])
+    for start, end, axis, step in zip(*(_list(node, i) for i in range(3, 7)), strict=True):
+        axis %= len(view.dims)
+        size = view.dims[axis]
+        first, last, _ = slice(start, end, step).indices(size)
+        view = view.slice(axis, first, max(0, -(-(last - first) // step)), step)
+    context.set(node.outputs[0], view)
+
+
+def lower_split(context: Lowering, node: ir.Node, name: OpName) -> None:
+    x = context.view(node.inputs[0])
+    axis, start = node.attributes["axis"].as_int(), 0
+    for out, count in zip(node.outputs, _list(node, 3), strict=True):
+        context.set(out, x.slice(axis, start, count))
+        start += count
+
+
+def lower_pad(context: Lowering, node: ir.Node, name: OpName) -> None:
+    x = context.view(node.inputs[0])
+    pads = _list(node, 3)
+    rank = len(x.dims)
+    begin, end = pads[:rank], pads[rank:]
+    dims = [d + b + e for d, b, e in zip(x.dims, begin, end, strict=True)]
+    out = context.allocate(node.outputs[0], dims)
+    zero_point = context.params(node, 4).zero_point
+    inner = out
+    for axis in range(rank):
+        if begin[axis]:
+            context.fill(inner.slice(axis, 0, begin[axis]), zero_point)
+        if end[axis]:
+            context.fill(inner.slice(axis, begin[axis] + x.dims[axis], end[axis]), zero_point)
+        inner = inner.slice(axis, begin[axis], x.dims[axis])
+    context.copy(x, inner)
+
+
+def lower_concat(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """Inputs that were already written into their slice of the output cost nothing."""
+    axis = node.attributes["axis"].as_int()
+    views = [context.view(node.inputs[3 * i]) for i in range(name.count)]
+    y = context.params(node, 3 * name.count)
+    dims = list(views[0].dims)
+    dims[axis] = sum(v.dims[axis] for v in views)
+    out = context.views.get(node.outputs[0]) or context.allocate(node.outputs[0], dims)
+    start = 0
+    for i, view in enumerate(views):
+        target = out.slice(axis, start, view.dims[axis])
+        start += view.dims[axis]
+        x = context.params(node, 3 * i + 1)
+        if x != y:
+            context.copy(view, target, requantize_table(x, y))
+        elif not (view.buffer is target.buffer and view.offset == target.offset and view.strides == target.strides):
+            context.copy(view, target)
+
+
+def lower_depth_to_space(context: Lowering, node: ir.Node, name: OpName) -> None:
+    x = context.view(node.inputs[0])
+    block = node.attributes["blocksize"].as_int()
+    n, c, h, w = x.dims
+    inner = c // block**2
+    if node.attributes["mode"].as_string() == "DCR":
+        parts = context.reshaped(x, (n, block, block, inner, h, w)).permuted((0, 3, 4, 1, 5, 2))
+    else:
+        parts = context.reshaped(x, (n, inner, block, block, h, w)).permuted((0, 1, 4, 2, 5, 3))
+    context.set(node.outputs[0], context.reshaped(parts, (n, inner, h * block, w * block)))
+
+
+def _source_indices(size: int, out: int, scale: float, mode: str, rounding: str) -> np.ndarray:
+    """The input index of each output index: ONNX Resize-19, nearest. int32 [out]."""
+    i = np.arange(out, dtype=np.float64)
+    if mode == "asymmetric":
+        x = i / scale
+    elif mode == "align_corners":
+        x = i * (size - 1) / (out - 1) if out > 1 else np.zeros(out)
+    else:
+        x = (i + 0.5) / scale - 0.5 if not (mode == "pytorch_half_pixel" and out == 1) else np.zeros(out)
+    nearest = {
+        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
+        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+        "floor": np.floor,
+        "ceil": np.ceil,
+    }[rounding]
+    return np.clip(nearest(x), 0, size - 1).astype(np.int32)
+
+
+def lower_resize(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """Nearest neighbour: index maps for rows and columns."""
+    x, pitch = context.pixels(context.view(node.inputs[0]))
+    array = constant(node.inputs[3])
+    assert array is not None
+    if name.base == "ResizeScales":
+        scales = [float(s) for s in array]
+        dims = [int(math.floor(d * s)) for d, s in zip(x.dims, scales, strict=True)]
+    else:
+        dims = [int(d) for d in array]
+        scales = [o / d for o, d in zip(dims, x.dims, strict=True)]
+    dims[0] = x.dims[0]
+    mode = node.attributes["coordinate_transformation_mode"].as_string()
+    rounding = node.attributes["nearest_mode"].as_string()
+    rows, columns = (_source_indices(x.dims[i], dims[i], scales[i], mode, rounding) for i in (2, 3))
+    out = context.allocate(node.outputs[0], dims)
+    params = {
+        "batch": x.dims[0], "in_h": x.dims[2], "in_w": x.dims[3], "out_h": dims[2], "out_w": dims[3],
+        "channels": x.dims[1], "in_pitch": pitch, "out_pitch": context.pixels(out)[1], "rows": rows, "columns": columns,
+    }  # fmt: skip
+    context.emit("QK_RESIZE", [Ref(x.buffer, x.offset)], Ref(out.buffer, out.offset), params)

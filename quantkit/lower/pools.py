@@ -1,0 +1,96 @@
+"""Maximum and average pooling, windowed, global, and as ReduceMean over spatial axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.fuse.graph import Reject
+from quantkit.fuse.opnames import OpName
+from quantkit.lower.context import Lowering
+from quantkit.lower.plan import Ref
+from quantkit.lower.views import View
+from quantkit.lower.weighted import ints
+
+
+def _window(node: ir.Node, spatial: tuple[int, ...]) -> dict[str, list[int]]:
+    """kernel, strides, dilations and pads in two dimensions (1D pooling gets height 1)."""
+    one = len(spatial) == 1
+    lead = [1] if one else []
+    dilations = ints(node, "dilations") if "dilations" in node.attributes else [1] * len(spatial)
+    pads = ints(node, "pads")
+    begin, end = ([0, pads[0]], [0, pads[1]]) if one else (pads[:2], pads[2:])
+    return {"kernel": lead + ints(node, "kernel_shape"), "strides": lead + ints(node, "strides"),
+            "dilations": lead + dilations, "begin": begin, "end": end}  # fmt: skip
+
+
+def _pooled_size(size: int, kernel: int, stride: int, dilation: int, begin: int, end: int, ceil: bool) -> int:
+    """ONNX's output size; with ceil_mode a window must start inside the input or its first pad."""
+    span = size + begin + end - dilation * (kernel - 1) - 1
+    out = (-(-span // stride) if ceil else span // stride) + 1
+    if ceil and (out - 1) * stride >= size + begin:
+        out -= 1
+    return out
+
+
+def lower_window_pool(context: Lowering, node: ir.Node, name: OpName) -> None:
+    x, pitch = context.pixels(context.view(node.inputs[0]))
+    spatial = x.dims[2:]
+    w = _window(node, spatial)
+    in_hw = [1, *spatial] if len(spatial) == 1 else list(spatial)
+    ceil = "ceil_mode" in node.attributes and node.attributes["ceil_mode"].as_int() == 1
+    out_hw = [_pooled_size(in_hw[i], w["kernel"][i], w["strides"][i], w["dilations"][i], w["begin"][i], w["end"][i], ceil)
+              for i in range(2)]  # fmt: skip
+    fields: dict[str, Any] = {
+        "kernel_h": w["kernel"][0], "kernel_w": w["kernel"][1], "stride_h": w["strides"][0], "stride_w": w["strides"][1],
+        "dilation_h": w["dilations"][0], "dilation_w": w["dilations"][1], "pad_top": w["begin"][0],
+        "pad_left": w["begin"][1], "pad_bottom": w["end"][0], "pad_right": w["end"][1],
+    }  # fmt: skip
+    if name.base == "AveragePool":
+        include = "count_include_pad" in node.attributes and node.attributes["count_include_pad"].as_int() == 1
+        fields["count_padding"] = int(include)
+    dims = (*x.dims[:2], *(out_hw if len(spatial) == 2 else out_hw[1:]))
+    _emit(context, node, name, x, pitch, in_hw, out_hw, dims, fields)
+
+
+def lower_global_pool(context: Lowering, node: ir.Node, name: OpName) -> None:
+    x, pitch = context.pixels(context.view(node.inputs[0]))
+    pixels = int(np.prod(x.dims[2:], dtype=np.int64))
+    _emit_global(context, node, name, x, pitch, pixels, (*x.dims[:2], *(1 for _ in x.dims[2:])))
+
+
+def lower_reduce_mean(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """ReduceMean over all spatial axes is GlobalAveragePool, with or without the axes kept."""
+    x, pitch = context.pixels(context.view(node.inputs[0]))
+    axes = ints(node, "axes")
+    if axes != list(range(2, len(x.dims))):
+        raise Reject(f"axes {axes} are not the spatial axes of rank {len(x.dims)}")
+    pixels = int(np.prod(x.dims[2:], dtype=np.int64))
+    kept = node.attributes["keepdims"].as_int() == 1
+    _emit_global(context, node, name, x, pitch, pixels, (*x.dims[:2], *([1] * len(axes) if kept else [])))
+
+
+def _emit_global(context: Lowering, node: ir.Node, name: OpName, x: View, pitch: int, pixels: int,
+                 dims: tuple[int, ...]) -> None:  # fmt: skip
+    fields = {"kernel_h": 1, "kernel_w": pixels, "stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1}
+    _emit(context, node, name, x, pitch, [1, pixels], [1, 1], dims, fields)
+
+
+def _emit(context: Lowering, node: ir.Node, name: OpName, x: View, pitch: int, in_hw: list[int], out_hw: list[int],
+          dims: tuple[int, ...], fields: dict[str, Any]) -> None:  # fmt: skip
+    x_params, y_params = context.params(node, 1), context.params(node, 3)
+    average = name.base not in ("MaxPool", "GlobalMaxPool")
+    view = context.allocate(node.outputs[0], dims)
+    out_pitch = context.pixels(view)[1]
+    params: dict[str, Any] = {
+        "batch": x.dims[0], "channels": x.dims[1], "in_h": in_hw[0], "in_w": in_hw[1], "in_pitch": pitch,
+        "out_h": out_hw[0], "out_w": out_hw[1], "out_pitch": out_pitch, "average": int(average),
+        "in_zero_point": x_params.zero_point, "zero_point": y_params.zero_point, **fields,
+    }  # fmt: skip
+    if average:
+        counts = np.arange(params["kernel_h"] * params["kernel_w"] + 1, dtype=np.float64)
+        counts[0] = 1
+        params["multiplier_by_count"] = (x_params.scale / (y_params.scale * counts)).astype(np.float32)
+    context.emit("QK_POOL", [Ref(x.buffer, x.offset)], Ref(view.buffer, view.offset), params)

@@ -1,0 +1,187 @@
+"""Which nodes run natively, the native regions they form, and the plan of a region for given shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.fuse.activations import ACTIVATIONS
+from quantkit.fuse.graph import constant, is_standard, quantkit_name
+from quantkit.fuse.opnames import BINARY, WEIGHTED, OpName
+from quantkit.lower import elementwise, movement, pools, weighted
+from quantkit.lower.arena import live_peak, place
+from quantkit.lower.context import Lowering
+from quantkit.lower.plan import ExternalTensor, PackedSpec, Plan, Ref
+from quantkit.lower.views import Buffer, View, row_major
+
+LowerFunction = Callable[[Lowering, ir.Node, OpName], None]
+
+LOWERINGS: dict[str, LowerFunction] = {
+    **dict.fromkeys(WEIGHTED, weighted.lower_weighted),
+    **dict.fromkeys(BINARY, elementwise.lower_binary),
+    **dict.fromkeys(ACTIVATIONS, elementwise.lower_unary),
+    "MaxPool": pools.lower_window_pool,
+    "AveragePool": pools.lower_window_pool,
+    "GlobalAveragePool": pools.lower_global_pool,
+    "GlobalMaxPool": pools.lower_global_pool,
+    "ReduceMean": pools.lower_reduce_mean,
+    "Reshape": movement.lower_reshape,
+    "Flatten": movement.lower_flatten,
+    "Transpose": movement.lower_transpose,
+    "Squeeze": movement.lower_squeeze,
+    "Unsqueeze": movement.lower_unsqueeze,
+    "Slice": movement.lower_slice,
+    "Split": movement.lower_split,
+    "Pad": movement.lower_pad,
+    "Concat": movement.lower_concat,
+    "DepthToSpace": movement.lower_depth_to_space,
+    "ResizeScales": movement.lower_resize,
+    "ResizeSizes": movement.lower_resize,
+}
+"""Base op of a static quantkit node -> how it becomes engine ops."""
+
+EDGES: dict[str, Callable[[Lowering, ir.Node, OpName | None], None]] = {
+    "QuantizeLinear": elementwise.lower_quantize,
+    "DequantizeLinear": elementwise.lower_dequantize,
+}
+
+
+def why_not_native(node: ir.Node) -> str:
+    """The reason why the engine does not run a node; empty if it does."""
+    name = quantkit_name(node)
+    if name is not None and name.level == "static":
+        return "" if name.base in LOWERINGS else f"{name.base} has no kernel"
+    if name is not None and name.level == "dynamic":
+        return "activation ranges are not fixed yet; run `quantkit calibrate`"
+    if not is_standard(node, *EDGES):
+        return f"{node.op_type} runs in float32"
+    scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2] if len(node.inputs) > 2 else None)
+    if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.uint8:
+        return f"{node.op_type} is not u8 with one constant scale and zero point"
+    edge = node.inputs[0] if node.op_type == "QuantizeLinear" else node.outputs[0]
+    if edge is None or edge.const_value is not None:
+        return f"{node.op_type} of a constant"
+    return ""
+
+
+@dataclass
+class Step:
+    """Nodes that run together, natively or in onnxruntime. inputs and outputs: values that cross its border."""
+
+    native: bool
+    nodes: list[ir.Node]
+    inputs: list[ir.Value]
+    outputs: list[ir.Value]
+
+
+def _borders(native: bool, nodes: list[ir.Node]) -> Step:
+    inside = set(nodes)
+    inputs = dict.fromkeys(
+        v for n in nodes for v in n.inputs if v is not None and v.const_value is None and v.producer() not in inside
+    )
+    outputs = [
+        out for n in nodes for out in n.outputs
+        if out.is_graph_output() or any(use.node not in inside for use in out.uses())
+    ]  # fmt: skip
+    return Step(native, nodes, list(inputs), outputs)
+
+
+def partition(graph: ir.Graph) -> list[Step]:
+    """Alternates between native regions and onnxruntime steps, each taking all nodes that are ready: few borders."""
+    native = {node: not why_not_native(node) for node in graph}
+    waiting = list(graph)
+    done: set[ir.Node] = set()
+    steps: list[Step] = []
+    turn = False
+    while waiting:
+        taken = [n for n in waiting if _ready(n, native, turn, done)]
+        if taken:
+            chosen = set(taken)
+            waiting = [n for n in waiting if n not in chosen]
+            steps.append(_borders(turn, taken))
+        turn = not turn
+    return steps
+
+
+def _ready(node: ir.Node, native: Mapping[ir.Node, bool], turn: bool, done: set[ir.Node]) -> bool:
+    """Marks and accepts a node of the kind whose turn it is, when all its producers are done (graph order)."""
+    if native[node] != turn:
+        return False
+    ready = all(v is None or v.producer() is None or v.producer() in done for v in node.inputs)
+    if ready:
+        done.add(node)
+    return ready
+
+
+def _destinations(step: Step) -> dict[ir.Value, tuple[ir.Value, list[ir.Value]]]:
+    """Values that only a channel Concat uses, with equal parameters: value -> (Concat output, inputs before it)."""
+    found: dict[ir.Value, tuple[ir.Value, list[ir.Value]]] = {}
+    crossing = set(step.outputs)
+    inside = set(step.nodes)
+    for node in step.nodes:
+        name = quantkit_name(node)
+        if name is None or name.base != "Concat" or node.attributes["axis"].as_int() != 1:
+            continue
+        y = node.inputs[3 * name.count]
+        values = [node.inputs[3 * i] for i in range(name.count)]
+        for i, value in enumerate(values):
+            assert value is not None
+            same_params = node.inputs[3 * i + 1] is y
+            if same_params and value.producer() in inside and len(value.uses()) == 1 and value not in crossing:
+                found[value] = (node.outputs[0], values[:i])  # type: ignore[assignment]
+    return found
+
+
+def lower_region(step: Step, dims: Mapping[ir.Value, tuple[int, ...]], weights: dict[str, PackedSpec]) -> Plan:
+    """The plan of a native region. dims: the concrete shape of each of its inputs."""
+    first = _lower(step, dims, {}, {}, weights)
+    destination = {
+        value: (whole, sum(first.dims[v][1] for v in before))
+        for value, (whole, before) in _destinations(step).items()
+    }
+    context = _lower(step, dims, destination, first.dims, weights) if destination else first
+    return _finish(step, context)
+
+
+def _lower(step: Step, dims: Mapping[ir.Value, tuple[int, ...]], destination: Mapping[ir.Value, tuple[ir.Value, int]],
+           known: Mapping[ir.Value, tuple[int, ...]], weights: dict[str, PackedSpec]) -> Lowering:  # fmt: skip
+    context = Lowering(destination, known, weights)
+    for i, value in enumerate(step.inputs):
+        buffer = Buffer(0, external=i)
+        context.inputs.append(buffer)
+        context.dims[value] = dims[value]
+        if value.dtype == ir.DataType.UINT8:
+            context.set(value, View(buffer, dims[value], row_major(dims[value])))
+        else:
+            context.floats[value] = (Ref(buffer), dims[value])
+    context.outputs = {value: Buffer(0, external=len(step.inputs) + i) for i, value in enumerate(step.outputs)}
+    for node in step.nodes:
+        context.node = node
+        name = quantkit_name(node)
+        if name is None:
+            EDGES[node.op_type](context, node, None)
+        else:
+            LOWERINGS[name.base](context, node, name)
+    for value in step.outputs:
+        if value in context.views:
+            view = context.views[value]
+            context.copy(view, View(context.outputs[value], view.dims, row_major(view.dims)))
+    return context
+
+
+def _finish(step: Step, context: Lowering) -> Plan:
+    used = [b for b in context.buffers if b.first >= 0]
+    arena = place(used)
+
+    def external(value: ir.Value) -> ExternalTensor:
+        dtype = np.dtype(np.uint8 if value in context.views else np.float32)
+        return ExternalTensor(value.name or "", context.dims[value], dtype)
+
+    inputs = [external(v) for v in step.inputs]
+    outputs = [external(v) for v in step.outputs]
+    order: Sequence[Buffer] = [*context.inputs, *context.outputs.values(), *context.constant_buffers]
+    named = {value.name or "": d for value, d in context.dims.items()}
+    return Plan(context.ops, inputs, outputs, list(order), context.constants, arena, live_peak(used), named)
