@@ -1,0 +1,65 @@
+"""The order of the passes, and the loop to the fixed point."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from quantkit.fold.activations import name_activations
+from quantkit.fold.batchnorm import batchnorm_to_conv, fold_batchnorm
+from quantkit.fold.cleanup import remove_unused
+from quantkit.fold.constants import fold_constants
+from quantkit.fold.editing import DONE_NOTHING, Pass
+from quantkit.fold.explicit import write_out_attributes
+from quantkit.fold.gemm import normalize_gemm
+from quantkit.fold.identities import remove_identities
+from quantkit.fold.padding import fold_pads
+from quantkit.fold.scale_shift import fold_scale_shift
+from quantkit.fold.shapes import annotate_shapes, fold_shapes
+from quantkit.fold.transposes import merge_transposes
+from quantkit.types import Decision
+
+ROUND_LIMIT = 50
+"""Rounds until a fixed point: real models need 3 to 6; the limit only guards against two passes undoing each other."""
+
+PASSES: tuple[Pass, ...] = (
+    remove_unused,
+    fold_shapes,
+    fold_constants,
+    remove_identities,
+    merge_transposes,
+    write_out_attributes,
+    normalize_gemm,
+    name_activations,
+    fold_scale_shift,
+    fold_batchnorm,
+    fold_pads,
+)
+"""The order of one round."""
+LAST_PASSES: tuple[Pass, ...] = (batchnorm_to_conv,)
+"""Run when the others find nothing more: what they would still have folded must not be rewritten before."""
+
+
+def run_passes(model: ir.Model) -> list[Decision]:
+    """All rounds; see quantkit.fold.fold."""
+    annotate_shapes(model)
+    done: list[Decision] = []
+    refused: list[Decision] = []
+    for _ in range(ROUND_LIMIT):
+        changes, refused = _run(model, PASSES)
+        if not changes:
+            changes, late = _run(model, LAST_PASSES)
+            refused += late
+        done += changes
+        if not changes:
+            break
+    return [*done, *dict.fromkeys(refused)]
+
+
+def _run(model: ir.Model, passes: tuple[Pass, ...]) -> tuple[list[Decision], list[Decision]]:
+    """One round: what changed and what was refused."""
+    decisions = [decision for one_pass in passes for decision in one_pass(model)]
+    changes = [decision for decision in decisions if decision.action != DONE_NOTHING]
+    if changes:
+        remove_unused(model)
+        annotate_shapes(model)
+    return changes, [decision for decision in decisions if decision.action == DONE_NOTHING]

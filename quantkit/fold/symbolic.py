@@ -1,0 +1,119 @@
+"""Sizes known only at run time, as polynomials with integer coefficients over named dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size that depends on at least one symbol: sum of coefficient * product of symbols.
+
+    terms: ((symbols sorted by name), coefficient), sorted, no zero coefficients; the empty tuple is the constant term.
+    Symbols stand for dimensions, which are >= 0. Arithmetic gives an int as soon as no symbol is left.
+    """
+
+    terms: tuple[tuple[tuple[str, ...], int], ...]
+
+    def __add__(self, other: Dim) -> Dim:
+        return _from_terms([*self.terms, *_terms(other)])
+
+    def __sub__(self, other: Dim) -> Dim:
+        return _from_terms([*self.terms, *((symbols, -factor) for symbols, factor in _terms(other))])
+
+    def __rsub__(self, other: int) -> Dim:
+        return _from_terms([((), other), *((symbols, -factor) for symbols, factor in self.terms)])
+
+    def __mul__(self, other: Dim) -> Dim:
+        products = [
+            (tuple(sorted((*p, *q))), factor * other_factor)
+            for p, factor in self.terms
+            for q, other_factor in _terms(other)
+        ]
+        return _from_terms(products)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Dim:
+        return self * -1
+
+    def __str__(self) -> str:
+        texts = []
+        for symbols, factor in self.terms:
+            product = "*".join(symbols)
+            texts.append(product if factor == 1 and symbols else "*".join(filter(None, [str(factor), product])))
+        return " + ".join(texts)
+
+
+Dim = int | Size
+"""A dimension: a number, or a Size."""
+
+
+def symbol(name: str) -> Size:
+    """The size called `name`."""
+    return Size((((name,), 1),))
+
+
+def floor_divide(a: Dim, b: Dim) -> Dim:
+    """a // b: exact where the division leaves nothing; else a symbol named after the expression (equals stay equal)."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    if a == b:
+        return 1
+    quotient = exact_quotient(a, b)
+    return symbol(f"floor(({a})/({b}))") if quotient is None else quotient
+
+
+def exact_quotient(a: Dim, b: Dim) -> Dim | None:
+    """q with q * b == a for all values of the symbols, for b a number or a single product; else None."""
+    terms_b = _terms(b)
+    if len(terms_b) != 1:
+        return 1 if a == b else None
+    symbols_b, factor_b = terms_b[0]
+    result = []
+    for symbols, factor in _terms(a):
+        left = list(symbols)
+        for name in symbols_b:
+            if name not in left:
+                return None
+            left.remove(name)
+        if factor_b == 0 or factor % factor_b:
+            return None
+        result.append((tuple(left), factor // factor_b))
+    return _from_terms(result)
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    """The product, 1 for none."""
+    result: Dim = 1
+    for dim in dims:
+        result = dim * result if isinstance(dim, Size) else result * dim
+    return result
+
+
+def equals(a: Dim, b: Dim) -> bool | None:
+    """True or False where it holds for every value of the symbols, None where it depends."""
+    difference = a - b
+    if isinstance(difference, int):
+        return difference == 0
+    signs = {factor > 0 for _, factor in difference.terms}
+    constant_part = dict(difference.terms).get((), 0)
+    return False if len(signs) == 1 and constant_part != 0 else None
+
+
+def _terms(value: Dim) -> tuple[tuple[tuple[str, ...], int], ...]:
+    if isinstance(value, Size):
+        return value.terms
+    return (((), int(value)),) if value else ()
+
+
+def _from_terms(terms: Iterable[tuple[tuple[str, ...], int]]) -> Dim:
+    sums: dict[tuple[str, ...], int] = {}
+    for symbols, factor in terms:
+        sums[symbols] = sums.get(symbols, 0) + factor
+    left = tuple(sorted((symbols, factor) for symbols, factor in sums.items() if factor))
+    if not left:
+        return 0
+    return left[0][1] if len(left) == 1 and left[0][0] == () else Size(left)
