@@ -1,0 +1,239 @@
+"""The whole flow on one page: load -> fold -> fuse -> observe -> quantize.
+
+convert stops after fuse with weights in s8; calibrate goes on from there; quantize does both at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantkit.errors import ModelError, UsageError
+from quantkit.types import Decision, QuantConfig
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+Progress = Callable[[str, int, "int | None"], None]
+KEEP_KEY, METHOD_KEY, PREPROCESS_KEY = "quantkit.keep_fp32", "quantkit.method", "quantkit.preprocess"
+VERSION_KEY, DATA_KEY, SAMPLES_KEY = "quantkit.version", "quantkit.calibration.sha256", "quantkit.calibration.samples"
+
+WRONG_KIND = {
+    "fp32": "is an FP32 model",
+    "converted": "is already converted; fix its ranges with `quantkit calibrate`",
+    "calibrated": "is already quantized by quantkit; give the FP32 model that it was made from",
+    "foreign-int8": "is already quantized by another tool; give the FP32 model that it was made from",
+}
+
+
+@dataclass
+class ModelResult:
+    """A model that a stage made, and what was decided on the way. `kind`: fp32 | converted | calibrated."""
+
+    model: ir.Model
+    kind: str
+    decisions: list[Decision]
+    sources: list[Path] = field(default_factory=list)
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        import onnx_ir as ir
+
+        return ir.to_proto(self.model)
+
+    def save(self, path: str | Path, force: bool = False) -> None:
+        """Writes the ONNX file whole or not at all.
+
+        Raises OutputError: it exists (without force), its folder is missing, or it is the model that was read.
+        """
+        from quantkit.report.files import check_output
+        from quantkit.report.models import save_model
+
+        save_model(self.proto, check_output(Path(path), inputs=self.sources, force=force))
+
+
+def fused_model(model: Any, keep_fp32: Iterable[str] = ()) -> tuple[ir.Model, list[Decision]]:
+    """load -> fold -> fuse: an FP32 model as fused FP32 ops in memory.
+
+    Raises ModelError if it is not FP32, UsageError if a regular expression of keep_fp32 matches no node.
+    """
+    from quantkit.fold import fold
+    from quantkit.fuse import fuse
+    from quantkit.load import artifact_kind, load, load_decisions
+
+    loaded = load(model)
+    kind = artifact_kind(loaded)
+    if kind != "fp32":
+        raise ModelError(f"{_label(model)} {WRONG_KIND[kind]}")
+    decisions = load_decisions(loaded)
+    names = [node.name or "" for node in loaded.graph]
+    decisions += fold(loaded)
+    keep = keep_rule(keep_fp32, [*names, *(node.name or "" for node in loaded.graph)])
+    decisions += fuse(loaded, keep)
+    return loaded, decisions
+
+
+def fused_float(model: Any) -> onnx.ModelProto:
+    """The folded FP32 graph in standard ops, its tensors named as the calibrated model's `..._quantized` ones."""
+    import onnx_ir as ir
+
+    from quantkit.fuse.expand import expand
+
+    return ir.to_proto(expand(fused_model(model)[0]))
+
+
+def convert(model: Any, *, keep_fp32: Iterable[str] = (), progress: Progress | None = None) -> ModelResult:
+    """FP32 model (path, ModelProto, onnx_ir.Model) -> the converted model: s8 weights, ranges not fixed yet.
+
+    keep_fp32: regular expressions over node names that stay FP32.
+    Raises ModelError for a model that cannot be used, UsageError for an expression that matches nothing.
+    """
+    from quantkit.quantize.dynamic import to_dynamic
+
+    tell = progress or _silent
+    tell("convert", 0, 2)
+    fused, decisions = fused_model(model, keep_fp32)
+    tell("convert", 1, 2)
+    decisions += to_dynamic(fused)
+    fused.metadata_props[KEEP_KEY] = json.dumps(list(keep_fp32))
+    _sign(fused)
+    tell("convert", 2, 2)
+    return ModelResult(fused, "converted", decisions, _paths(model))
+
+
+def calibrate(converted: Any, data: Any, *, config: QuantConfig | None = None, reference: Any = None,
+              warn: Callable[[str], None] | None = None, **options: Any) -> ModelResult:  # fmt: skip
+    """Converted model + sample data -> the calibrated INT8 model. Options: those of `quantize`.
+
+    reference: the FP32 model it was made from; by default the file of that name beside it. Its weights are used where
+    it is there; without it those of the converted model. Raises ModelError if `reference` is another model.
+    """
+    from quantkit.load import artifact_kind, load
+    from quantkit.quantize.dynamic import to_float
+
+    config = config or QuantConfig()
+    loaded = load(converted)
+    kind = artifact_kind(loaded)
+    if kind != "converted":
+        hint = "; run `quantkit convert` on it first, or `quantkit quantize`" if kind == "fp32" else ""
+        raise ModelError(f"{_label(converted)} {WRONG_KIND[kind]}{hint}")
+    keep = (*json.loads(loaded.metadata_props.get(KEEP_KEY, "[]")), *config.keep_fp32)
+    found = reference if reference is not None else _beside(converted, loaded, warn)
+    if found is not None:
+        _require_same_source(found, loaded)
+        fused, decisions = fused_model(found, keep)
+    else:
+        keep_rule(config.keep_fp32, [node.name or "" for node in loaded.graph])
+        to_float(loaded)
+        fused, decisions = loaded, [Decision("load", "used", _label(converted), "weights of the converted model")]
+    sources = _paths(converted) + _paths(found)
+    return _calibrate(fused, data, replace(config, keep_fp32=keep), decisions, sources, warn=warn, **options)
+
+
+def quantize(model: Any, data: Any, *, config: QuantConfig | None = None, **options: Any) -> ModelResult:
+    """FP32 model + sample data -> the calibrated INT8 model.
+
+    model: path, onnx.ModelProto or onnx_ir.Model. data: what `quantkit.observe.open_data` takes.
+    options: preprocess (preset, TOML path or Preprocess), labels, samples, batch_size, strict, threads,
+    table_in / table_out (calibration table, JSON), progress(phase, done, total), warn(message).
+    Raises a QuantkitError that says what is wrong with the model, the data or an option.
+    """
+    config = config or QuantConfig()
+    fused, decisions = fused_model(model, config.keep_fp32)
+    return _calibrate(fused, data, config, decisions, _paths(model), **options)
+
+
+def compare(fp32: Any, int8: Any, data: Any, **options: Any) -> Any:
+    """Accuracy, fidelity, size and speed of an INT8 model against its FP32 original: see quantkit.report.compare."""
+    from quantkit.report.compare import compare as compare_models
+
+    return compare_models(fp32, int8, data, float_graph=fused_float, **options)
+
+
+def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[Decision], sources: list[Path],
+               **options: Any) -> ModelResult:  # fmt: skip
+    from quantkit.quantize.calibration import calibrate_fused
+    from quantkit.quantize.select import select
+
+    keep = keep_rule(config.keep_fp32, None)
+    selection = select(fused, keep)
+    decisions = [*decisions, *selection.decisions]
+    if not selection.forms:
+        from quantkit.fuse.expand import expand
+
+        reason = "no Conv, Gemm or MatMul with constant weights: INT8 would gain nothing"
+        return ModelResult(expand(fused), "fp32", [*decisions, Decision("quantize", "kept", "model", reason)], sources)
+    decisions += calibrate_fused(fused, selection, data, config, **options)
+    _sign(fused)
+    return ModelResult(fused, "calibrated", decisions, sources)
+
+
+def keep_rule(patterns: Iterable[str], names: Iterable[str] | None) -> Callable[[str], bool]:
+    """keep(node name): does one of the regular expressions match (re.search)?
+
+    With `names`, each must match at least one of them. Raises UsageError for a bad or idle expression.
+    """
+    compiled = []
+    known = None if names is None else list(names)
+    for pattern in patterns:
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise UsageError(f"--keep-fp32 {pattern!r} is not a regular expression: {error}") from error
+        if known is not None and not any(expression.search(name) for name in known):
+            raise UsageError(f"--keep-fp32 {pattern!r} matches no node; `quantkit inspect` lists the names")
+        compiled.append(expression)
+    return lambda name: any(expression.search(name) for expression in compiled)
+
+
+def _beside(converted: Any, model: ir.Model, warn: Callable[[str], None] | None) -> Path | None:
+    """The FP32 file that the metadata name, if it lies beside the converted file and is still the same."""
+    from quantkit.load import FILE_KEY, SHA256_KEY, file_digest
+
+    name = model.metadata_props.get(FILE_KEY)
+    if not isinstance(converted, str | Path) or not name:
+        return None
+    path = Path(converted).parent / Path(name).name
+    if not path.is_file():
+        return None
+    if file_digest(path) != model.metadata_props.get(SHA256_KEY):
+        if warn:
+            warn(f"{path} is not the file that {converted} was made from (SHA-256 differs): its weights are not used")
+        return None
+    return path
+
+
+def _require_same_source(reference: Any, converted: ir.Model) -> None:
+    from quantkit.load import SHA256_KEY, load
+
+    wanted = converted.metadata_props.get(SHA256_KEY)
+    got = load(reference).metadata_props.get(SHA256_KEY)
+    if wanted is not None and got != wanted:
+        raise ModelError(
+            f"{_label(reference)} is not the FP32 model of the converted file: SHA-256 {str(got)[:12]}, "
+            f"recorded {wanted[:12]}; give the right one with --reference, or convert again"
+        )
+
+
+def _sign(model: ir.Model) -> None:
+    from quantkit import __version__
+
+    model.metadata_props[VERSION_KEY] = __version__
+    model.producer_name, model.producer_version = "quantkit", __version__
+
+
+def _paths(model: Any) -> list[Path]:
+    return [Path(model)] if isinstance(model, str | Path) else []
+
+
+def _label(model: Any) -> str:
+    return str(model) if isinstance(model, str | Path) else "the model"
+
+
+def _silent(phase: str, done: int, total: int | None) -> None:
+    """Progress that nobody wants to see."""
