@@ -64,7 +64,16 @@ def section(name: str, command: click.Command) -> str:
     usage = " ".join(["quantkit", name, *arguments, *(["..."] if many else []), *required, "[OPTIONS]"])
     rows = [f"| {option_names(p)} | {cell(description(p))} |" for p in options]
     return "\n".join(
-        [f"## {name}\n", f"```\n{usage}\n```\n", inspect.cleandoc(command.help or ""), "", "| option | |", "|---|---|", *rows, ""]
+        [
+            f"## {name}\n",
+            f"```\n{usage}\n```\n",
+            inspect.cleandoc(command.help or ""),
+            "",
+            "| option | |",
+            "|---|---|",
+            *rows,
+            "",
+        ]
     )
 
 

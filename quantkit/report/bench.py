@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import UsageError
-from quantkit.execute import Session
+from quantkit.execute.session import Session, default_threads
 from quantkit.load.specs import TensorSpec
 from quantkit.report import text
 from quantkit.report.machine import describe_machine
-from quantkit.report.models import thread_count
 from quantkit.report.runtimes import RUNTIMES, Run
 from quantkit.report.samples import PREPROCESS_KEY, session_inputs
 from quantkit.report.timing import interleave, median_ratio
@@ -89,7 +88,7 @@ def bench(
     shapes: input name -> full shape, for dynamic dimensions other than the batch. A runtime that refuses a model is
     left out with a warning. Raises UsageError if a shape is not known or a runtime is not installed.
     """
-    threads = thread_count(threads)
+    threads = threads or default_threads()
     runs: list[tuple[str, str, Callable[[], object]]] = []
     sessions: list[tuple[Session, dict[str, np.ndarray]]] = []
     names = _labels(models)

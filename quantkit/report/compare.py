@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantkit.errors import DataError, ModelError
-from quantkit.execute import Session
+from quantkit.execute.session import Session, default_threads
 from quantkit.load import load
 from quantkit.observe import FloatRunner
 from quantkit.report import text
@@ -19,7 +18,7 @@ from quantkit.report.accuracy import Tally
 from quantkit.report.inspect import coverage
 from quantkit.report.layers import LayerError, layer_errors
 from quantkit.report.machine import describe_machine
-from quantkit.report.models import model_bytes, model_proto, thread_count
+from quantkit.report.models import model_bytes, model_proto
 from quantkit.report.samples import open_samples, session_inputs
 from quantkit.report.timing import interleave, median_ratio
 
@@ -135,24 +134,29 @@ def compare(
     float_graph: the FP32 model rewritten so that its tensors are those of the INT8 model; None: as it is.
     Raises ModelError if the outputs of the two differ in name, DataError if there is no sample.
     """
-    threads = thread_count(threads)
+    threads = threads or default_threads()
     session = Session(int8, threads=threads, isa=isa)
     load(fp32)  # its errors say what is wrong with a file, onnxruntime's do not
-    proto = model_proto(fp32)
-    runner = FloatRunner(proto, threads)
-    names = _shared_outputs(runner.output_names, [output.name for output in session.get_outputs()])
+    runner = FloatRunner(fp32, threads)
+    names = _shared_outputs(
+        [output.name for output in runner.outputs], [output.name for output in session.get_outputs()]
+    )
     dataset = open_samples(data, session_inputs(session), session.metadata, **sampling)
     tally, first = Tally(), None
     for batch in dataset:
         first = first or batch
-        reference = dict(zip(names, runner.run(batch.feeds, names), strict=True))
+        reference = dict(zip(names, runner.run(names, batch.feeds), strict=True))
         outputs = dict(zip(names, session.run(names, batch.feeds), strict=True))
         tally.add(reference, outputs, batch.labels, batch.valid)
         if progress:
             progress("compare", tally.samples, dataset.count)
     if first is None:
         raise DataError(f"{data}: no sample to compare on; check --data")
-    errors = _layers(float_graph(fp32) if float_graph else proto, session, dataset, progress) if layers else []
+    errors = []
+    if layers:
+        reference = float_graph(fp32) if float_graph else model_proto(fp32)
+        few = _first_feeds(dataset, LAYER_SAMPLES)
+        errors = layer_errors(reference, int8, few, threads=threads, isa=isa, progress=progress)
     return Comparison(
         fp32={**tally.top("fp32"), "bytes": model_bytes(fp32)},
         int8={**tally.top("int8"), "bytes": model_bytes(int8)},
@@ -176,14 +180,14 @@ def _shared_outputs(fp32: list[str], int8: list[str]) -> list[str]:
     return fp32
 
 
-def _layers(proto: onnx.ModelProto, session: Session, dataset: Any, progress: Progress | None) -> list[LayerError]:
-    """Error by layer on the first LAYER_SAMPLES samples, whole batches."""
-    size = 1
+def _first_feeds(dataset: Any, samples: int) -> Iterator[dict[str, np.ndarray]]:
+    """Whole batches until they hold `samples` samples."""
+    seen = 0
     for batch in dataset:
-        size = max(1, batch.valid)
-        break
-    batches = islice(dataset, -(-LAYER_SAMPLES // size))
-    return layer_errors(proto, session, (batch.feeds for batch in batches), progress)
+        yield batch.feeds
+        seen += batch.valid
+        if seen >= samples:
+            return
 
 
 def _throughput(
@@ -192,9 +196,8 @@ def _throughput(
     """Samples a second of both, interleaved, on one batch; the speedup is the median over rounds."""
     if progress:
         progress("throughput", 0, None)
-    names = runner.output_names
     seconds = interleave(
-        [lambda: runner.run(feeds, names), lambda: session.run(None, feeds)], seconds=THROUGHPUT_SECONDS
+        [lambda: runner.run(None, feeds), lambda: session.run(None, feeds)], seconds=THROUGHPUT_SECONDS
     )
     arrays = [array for array in feeds.values() if np.ndim(array)]
     batch = len(arrays[0]) if arrays else 1

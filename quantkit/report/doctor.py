@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantkit.execute import Session
 from quantkit.execute.binding import available_isas
 from quantkit.execute.oracle import run_oracle
+from quantkit.execute.session import Session, default_threads
 from quantkit.report.machine import core_count, cpu_name, package_versions
-from quantkit.report.models import thread_count
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +58,7 @@ def examine(
 
     Raises EngineError if `isa` is forced and missing.
     """
-    threads = thread_count(threads)
+    threads = threads or default_threads()
     isas = available_isas()
     chosen = Session(model, threads=threads, isa=isa).isa
     expected = run_oracle(model, dict(feeds))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantkit.execute import Session
+from quantkit.execute.session import Session
 from quantkit.report.text import MISSING, percent, shape, table
 
 NATIVE = "native"

@@ -1,14 +1,12 @@
-"""Model sources as the reports need them: protobuf, size, threads."""
+"""Model sources as the reports need them: protobuf and size."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.errors import OutputError, UsageError
+from quantkit.errors import OutputError
 from quantkit.report.files import write_atomically
-from quantkit.report.machine import core_count
 
 if TYPE_CHECKING:
     import onnx
@@ -48,17 +46,3 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
     if model.ByteSize() > PROTOBUF_LIMIT:
         raise OutputError(f"{path}: {model.ByteSize()} bytes do not fit one ONNX file; export a smaller model")
     write_atomically(path, lambda temporary: temporary.write_bytes(model.SerializeToString()))
-
-
-def thread_count(threads: int | None) -> int:
-    """The number of threads asked for, else QUANTKIT_NUM_THREADS, else the cores of this process. Raises UsageError."""
-    if threads is None:
-        setting = os.environ.get("QUANTKIT_NUM_THREADS")
-        if not setting:
-            return core_count()
-        if not setting.isdecimal():
-            raise UsageError(f"QUANTKIT_NUM_THREADS={setting} is not a number of threads; give 1 or more")
-        threads = int(setting)
-    if threads < 1:
-        raise UsageError(f"threads {threads}: give 1 or more")
-    return threads

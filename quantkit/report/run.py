@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import DataError
-from quantkit.execute import Session
+from quantkit.execute.session import Session
 from quantkit.report.files import write_atomically
 from quantkit.report.samples import open_samples, session_inputs
 

@@ -22,6 +22,7 @@ def open_samples(
     labels: Path | None = None,
     samples: int | None = None,
     batch_size: int | None = None,
+    seed: int = 0,
     strict: bool = False,
     warn: Callable[[str], None] | None = None,
 ) -> Dataset:
@@ -42,6 +43,7 @@ def open_samples(
         labels=labels,
         samples=samples,
         batch_size=batch_size,
+        seed=seed,
         strict=strict,
         warn=warn,
     )
