@@ -20,7 +20,14 @@ from quantkit.errors import QuantkitError
 INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _InOrder(click.Group):
+    """Lists commands in the order of the work, not of the alphabet."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="quantkit", message="quantkit %(version)s")
 def cli() -> None:
     """Turn an FP32 ONNX model and a folder of samples into an exact, fast INT8 model."""

@@ -18,7 +18,7 @@ from quantkit.cli.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Where every node runs, and why.")
 @model_argument()
 @json_option
 @overwrite_option
@@ -38,7 +38,7 @@ def inspect(model: Path, json_path: Path | None, force: bool, isa: str | None, q
         write_json(json_path, inspection.to_json())
 
 
-@click.command()
+@click.command(short_help="Check this machine and self-test the kernels.")
 @json_option
 @overwrite_option
 @threads_option
@@ -64,7 +64,7 @@ def doctor(
         raise EngineError(f"self-test {diagnosis.self_test}; do not trust results of this machine, and report it")
 
 
-@click.command()
+@click.command(short_help="The whole road on the embedded model and data.")
 @click.argument("directory", metavar="[DIR]", type=FILE, default=Path("demo"))
 @click.option("--force", is_flag=True, help="Overwrite the outputs of an earlier demo.")
 @threads_option

@@ -26,7 +26,7 @@ from quantkit.errors import UsageError
 RUNTIMES = ("onnxruntime", "openvino", "torch")
 
 
-@click.command()
+@click.command(short_help="Run any model on samples and save its outputs.")
 @model_argument()
 @click.option("-i", "--input", "--data", "data", required=True, metavar="DATA", help="The samples to run.")
 @click.option("-o", "--output", type=FILE, metavar="OUT.npz", help="Outputs by name. Default: MODEL.outputs.npz.")
@@ -50,7 +50,7 @@ def run(model: Path, data: str, output: Path | None, force: bool, quiet: bool, v
         console.result(f"wrote {target}: {shapes}")
 
 
-@click.command()
+@click.command(short_help="Accuracy, fidelity, size, speed, error by layer.")
 @model_argument("fp32", "FP32.onnx")
 @model_argument("int8", "INT8.onnx")
 @data_option
@@ -82,7 +82,7 @@ def compare(fp32: Path, int8: Path, data: str, **options: Any) -> None:
         write_text(report, comparison_page(comparison, fp32.name, int8.name))
 
 
-@click.command()
+@click.command(short_help="Time models side by side; ratios first.")
 @model_argument("models", nargs=-1, required=True)
 @click.option("--against", metavar="RUNTIMES", default="", help="Also time in onnxruntime, openvino, torch (by comma).")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Samples a run.")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from quantkit.types import QuantConfig
 
 
-@click.command()
+@click.command(short_help="Fold and rewrite an FP32 model; ranges stay open.")
 @model_argument()
 @output_options("MODEL.converted.onnx")
 @keep_option
@@ -51,7 +51,7 @@ def convert(
     _save(result, target, force, console)
 
 
-@click.command()
+@click.command(short_help="Fix the ranges of a converted model with samples.")
 @model_argument(metavar="CONVERTED.onnx")
 @data_option
 @output_options("MODEL.int8.onnx")
@@ -66,7 +66,7 @@ def calibrate(model: Path, data: str, **options: Any) -> None:
     _quantize("calibrate", model, data, options)
 
 
-@click.command()
+@click.command(short_help="Both: an FP32 model in, an INT8 model out.")
 @model_argument()
 @data_option
 @output_options("MODEL.int8.onnx")
@@ -81,7 +81,7 @@ def quantize(model: Path, data: str, **options: Any) -> None:
     _quantize("quantize", model, data, options)
 
 
-@click.command()
+@click.command(short_help="Write plain standard ONNX for other runtimes.")
 @model_argument(metavar="INT8.onnx")
 @click.option(
     "--format", "format_", type=click.Choice(["qdq"]), default="qdq", show_default=True, help="What to write."

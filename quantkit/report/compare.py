@@ -138,14 +138,12 @@ def compare(
     session = Session(int8, threads=threads, isa=isa)
     load(fp32)  # its errors say what is wrong with a file, onnxruntime's do not
     runner = FloatRunner(fp32, threads)
-    names = _shared_outputs(
-        [output.name for output in runner.outputs], [output.name for output in session.get_outputs()]
-    )
+    names = _shared_outputs(runner.output_names, [output.name for output in session.get_outputs()])
     dataset = open_samples(data, session_inputs(session), session.metadata, **sampling)
     tally, first = Tally(), None
     for batch in dataset:
         first = first or batch
-        reference = dict(zip(names, runner.run(names, batch.feeds), strict=True))
+        reference = dict(zip(names, runner.run(batch.feeds, names), strict=True))
         outputs = dict(zip(names, session.run(names, batch.feeds), strict=True))
         tally.add(reference, outputs, batch.labels, batch.valid)
         if progress:
@@ -196,9 +194,7 @@ def _throughput(
     """Samples a second of both, interleaved, on one batch; the speedup is the median over rounds."""
     if progress:
         progress("throughput", 0, None)
-    seconds = interleave(
-        [lambda: runner.run(None, feeds), lambda: session.run(None, feeds)], seconds=THROUGHPUT_SECONDS
-    )
+    seconds = interleave([lambda: runner.run(feeds), lambda: session.run(None, feeds)], seconds=THROUGHPUT_SECONDS)
     arrays = [array for array in feeds.values() if np.ndim(array)]
     batch = len(arrays[0]) if arrays else 1
     fp32, int8 = batch / np.median(seconds, axis=0)

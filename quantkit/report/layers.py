@@ -55,7 +55,7 @@ def layer_errors(
     session = Session(expose(model, values), threads, isa)
     power = [PowerRatio() for _ in pairs]
     for done, batch in enumerate(feeds):
-        arrays = zip(power, float_runner.run(tensors, batch), session.run(values, batch), strict=True)
+        arrays = zip(power, float_runner.run(batch, tensors), session.run(values, batch), strict=True)
         for ratio, expected, got in arrays:
             ratio.add(expected, got)
         if progress:
