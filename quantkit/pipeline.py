@@ -157,6 +157,7 @@ def compare(fp32: Any, int8: Any, data: Any, **options: Any) -> Any:
 
 def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[Decision], sources: list[Path],
                **options: Any) -> ModelResult:  # fmt: skip
+    from quantkit.execute.binding import NativeStatistics
     from quantkit.quantize.calibration import calibrate_fused
     from quantkit.quantize.select import select
 
@@ -168,7 +169,7 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
 
         reason = "no Conv, Gemm or MatMul with constant weights: INT8 would gain nothing"
         return ModelResult(expand(fused), "fp32", [*decisions, Decision("quantize", "kept", "model", reason)], sources)
-    decisions += calibrate_fused(fused, selection, data, config, **options)
+    decisions += calibrate_fused(fused, selection, data, config, backend=NativeStatistics(), **options)
     _sign(fused)
     return ModelResult(fused, "calibrated", decisions, sources)
 

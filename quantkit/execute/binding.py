@@ -171,17 +171,13 @@ class CompiledPlan:
 class NativeStatistics:
     """Calibration statistics in native code: the backend of quantkit.observe. x: float32, any shape, C order."""
 
-    @staticmethod
-    def min_max(x: np.ndarray) -> tuple[float, float, int]:
+    def min_max(self, x: np.ndarray) -> tuple[float, float, int]:
         """(smallest, largest finite value, number of values that are not finite)."""
         low, high, bad = ffi.new("float *"), ffi.new("float *"), ffi.new("int64_t *")
         lib.qk_min_max(ffi.cast("float *", x.ctypes.data), x.size, low, high, bad)
         return float(low[0]), float(high[0]), int(bad[0])
 
-    @staticmethod
-    def histogram(x: np.ndarray, low: float, width: float, bins: int) -> np.ndarray:
-        """int64 [bins]; values outside go to the first and the last bin."""
-        counts = np.zeros(bins, np.int64)
-        lib.qk_histogram(ffi.cast("float *", x.ctypes.data), x.size, low, width, bins,
+    def histogram(self, x: np.ndarray, low: float, width: float, counts: np.ndarray) -> None:
+        """Adds to counts, int64 [bins]; values outside go to the first and the last bin."""
+        lib.qk_histogram(ffi.cast("float *", x.ctypes.data), x.size, low, width, counts.size,
                          ffi.cast("int64_t *", counts.ctypes.data))  # fmt: skip
-        return counts
