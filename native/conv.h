@@ -29,6 +29,18 @@ static inline conv_window conv_window_of_row(const qk_conv_params *c, int64_t ro
                          .x = (int32_t)(row % c->out_w) * c->stride_w - c->pad_left};
 }
 
+static inline void conv_next_window(const qk_conv_params *c, conv_window *w) {
+    w->x += c->stride_w;
+    if (w->x >= c->out_w * c->stride_w - c->pad_left) {
+        w->x = -c->pad_left;
+        w->y += c->stride_h;
+        if (w->y >= c->out_h * c->stride_h - c->pad_top) {
+            w->y = -c->pad_top;
+            w->image++;
+        }
+    }
+}
+
 /* The input pixel of a tap, or NULL in the padding. */
 static inline const uint8_t *conv_pixel(const qk_conv_params *c, const uint8_t *in, conv_window w, int32_t tap_y,
                                         int32_t tap_x) {

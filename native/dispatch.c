@@ -1,4 +1,6 @@
 /* dispatch.c: the kernel table, and the choice of a kernel for an op. */
+#include <math.h>
+
 #include "internal.h"
 
 typedef struct {
@@ -20,6 +22,7 @@ enum { ROW_COUNT = (int)(sizeof rows / sizeof rows[0]) };
 typedef struct {
     uint32_t magic;
     int32_t row;
+    float max_multiplier;
 } packed_header;
 
 enum { PACKED_MAGIC = 0x716b7770 };
@@ -102,11 +105,23 @@ qk_status qk_conv_pack(qk_isa isa, const qk_conv_params *conv, const int8_t *wei
     const qk_kernel *kernel = qk_find_kernel(isa, &op, &row);
     if (!kernel)
         return QK_BAD_ARGUMENT;
+    float max_multiplier = 0;
+    for (int32_t channel = 0; channel < conv->out_c; channel++) {
+        if (!(multiplier[channel] >= 0 && multiplier[channel] < INFINITY))
+            return QK_BAD_ARGUMENT;
+        max_multiplier = fmaxf(max_multiplier, multiplier[channel]);
+    }
     packed_header *header = packed;
+    header->max_multiplier = max_multiplier;
     header->magic = PACKED_MAGIC;
     header->row = row;
     kernel->pack(conv, weights, bias, multiplier, (char *)packed + QK_PACKED_HEADER);
     return QK_OK;
+}
+
+float qk_packed_max_multiplier(const qk_conv_params *conv) {
+    const packed_header *header = conv->packed;
+    return header->max_multiplier;
 }
 
 int32_t qk_conv_is_packed_for(const qk_conv_params *conv, int32_t row) {

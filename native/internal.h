@@ -55,6 +55,8 @@ typedef struct {
 const qk_kernel *qk_find_kernel(qk_isa isa, const qk_op *op, int32_t *row);
 /* dispatch.c: was this op's conv packed for this row of kernels.inc? */
 int32_t qk_conv_is_packed_for(const qk_conv_params *conv, int32_t row);
+/* The largest multiplier given to qk_conv_pack. */
+float qk_packed_max_multiplier(const qk_conv_params *conv);
 /* What qk_conv_pack's kernel wrote: a packed pointer without the header. */
 #define QK_PACKED_HEADER 64
 static inline const void *qk_packed_body(const qk_conv_params *conv) {

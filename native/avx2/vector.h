@@ -8,7 +8,8 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define V_INLINE static inline __attribute__((always_inline)) QK_TARGET_AVX2
+#define QK_VECTOR_TARGET QK_TARGET_AVX2
+#define V_INLINE         static inline __attribute__((always_inline)) QK_TARGET_AVX2
 
 typedef __m256i vi;
 typedef __m256 vf;
@@ -50,26 +51,9 @@ V_INLINE vi v_sub_i32(vi a, vi b) {
     return _mm256_sub_epi32(a, b);
 }
 
-V_INLINE vi v_load_u8(const uint8_t *p, int32_t left) {
-    int64_t bytes = 0;
-    if (left >= LANES)
-        memcpy(&bytes, p, LANES);
-    else
-        for (int32_t i = left - 1; i >= 0; i--)
-            bytes = bytes << 8 | p[i];
-    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes));
+V_INLINE vi v_load_u8(const uint8_t *p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
 }
-
-V_INLINE void v_store_u8(uint8_t *p, vi x, int32_t left) {
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    uint64_t bytes = (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(words, words));
-    if (left >= LANES)
-        memcpy(p, &bytes, LANES);
-    else
-        for (int32_t i = 0; i < left; i++, bytes >>= 8)
-            p[i] = (uint8_t)bytes;
-}
-
 V_INLINE void v_store_f32(float *p, vf x, int32_t left) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     if (left >= LANES)
@@ -78,9 +62,12 @@ V_INLINE void v_store_f32(float *p, vf x, int32_t left) {
         _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(left), lane), x);
 }
 
-/* Bytes: a whole vector, and 4 vectors of 32-bit lanes that unpacking bytes and words of one vector gave. */
+/* Bytes and words; packing and unpacking work within 128-bit lanes. */
 V_INLINE vi v_load(const uint8_t *p) {
     return _mm256_loadu_si256((const vi *)p);
+}
+V_INLINE void v_store(uint8_t *p, vi x) {
+    _mm256_storeu_si256((vi *)p, x);
 }
 V_INLINE vi v_unpack_low8(vi a, vi b) {
     return _mm256_unpacklo_epi8(a, b);
@@ -94,8 +81,30 @@ V_INLINE vi v_unpack_low16(vi a, vi b) {
 V_INLINE vi v_unpack_high16(vi a, vi b) {
     return _mm256_unpackhi_epi16(a, b);
 }
-V_INLINE vi v_pack(vi a, vi b, vi c, vi d) {
-    return _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+V_INLINE vi v_pack_s16(vi a, vi b) {
+    return _mm256_packs_epi32(a, b);
+}
+V_INLINE vi v_pack_u8(vi a, vi b) {
+    return _mm256_packus_epi16(a, b);
+}
+/* After v_pack_u8(v_pack_s16(a, b), v_pack_s16(c, d)): the bytes of a, then of b, c, d. */
+V_INLINE vi v_unmix(vi x) {
+    return _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+V_INLINE vi v_adds_s16(vi a, vi b) {
+    return _mm256_adds_epi16(a, b);
+}
+V_INLINE vi v_max_u8(vi a, vi b) {
+    return _mm256_max_epu8(a, b);
+}
+V_INLINE vi v_min_u8(vi a, vi b) {
+    return _mm256_min_epu8(a, b);
+}
+V_INLINE vi v_set_i16(int16_t x) {
+    return _mm256_set1_epi16(x);
+}
+V_INLINE vi v_set_u8(uint8_t x) {
+    return _mm256_set1_epi8((char)x);
 }
 V_INLINE vi v_load_bytes(const uint8_t *p, int64_t left) {
     if (left >= 4 * LANES)

@@ -8,7 +8,8 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define V_INLINE static inline __attribute__((always_inline)) QK_TARGET_AVX512VNNI
+#define QK_VECTOR_TARGET QK_TARGET_AVX512VNNI
+#define V_INLINE         static inline __attribute__((always_inline)) QK_TARGET_AVX512VNNI
 
 typedef __m512i vi;
 typedef __m512 vf;
@@ -54,19 +55,19 @@ V_INLINE __mmask16 v_mask(int32_t left) {
     return left >= LANES ? 0xffff : (__mmask16)((1u << left) - 1);
 }
 
-V_INLINE vi v_load_u8(const uint8_t *p, int32_t left) {
-    return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(v_mask(left), p));
-}
-V_INLINE void v_store_u8(uint8_t *p, vi x, int32_t left) {
-    _mm_mask_storeu_epi8(p, v_mask(left), _mm512_cvtepi32_epi8(x));
+V_INLINE vi v_load_u8(const uint8_t *p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
 }
 V_INLINE void v_store_f32(float *p, vf x, int32_t left) {
     _mm512_mask_storeu_ps(p, v_mask(left), x);
 }
 
-/* Bytes: a whole vector, and 4 vectors of 32-bit lanes that unpacking bytes and words of one vector gave. */
+/* Bytes and words; packing and unpacking work within 128-bit lanes. */
 V_INLINE vi v_load(const uint8_t *p) {
     return _mm512_loadu_si512(p);
+}
+V_INLINE void v_store(uint8_t *p, vi x) {
+    _mm512_storeu_si512(p, x);
 }
 V_INLINE vi v_unpack_low8(vi a, vi b) {
     return _mm512_unpacklo_epi8(a, b);
@@ -80,8 +81,30 @@ V_INLINE vi v_unpack_low16(vi a, vi b) {
 V_INLINE vi v_unpack_high16(vi a, vi b) {
     return _mm512_unpackhi_epi16(a, b);
 }
-V_INLINE vi v_pack(vi a, vi b, vi c, vi d) {
-    return _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+V_INLINE vi v_pack_s16(vi a, vi b) {
+    return _mm512_packs_epi32(a, b);
+}
+V_INLINE vi v_pack_u8(vi a, vi b) {
+    return _mm512_packus_epi16(a, b);
+}
+/* After v_pack_u8(v_pack_s16(a, b), v_pack_s16(c, d)): the bytes of a, then of b, c, d. */
+V_INLINE vi v_unmix(vi x) {
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), x);
+}
+V_INLINE vi v_adds_s16(vi a, vi b) {
+    return _mm512_adds_epi16(a, b);
+}
+V_INLINE vi v_max_u8(vi a, vi b) {
+    return _mm512_max_epu8(a, b);
+}
+V_INLINE vi v_min_u8(vi a, vi b) {
+    return _mm512_min_epu8(a, b);
+}
+V_INLINE vi v_set_i16(int16_t x) {
+    return _mm512_set1_epi16(x);
+}
+V_INLINE vi v_set_u8(uint8_t x) {
+    return _mm512_set1_epi8((char)x);
 }
 V_INLINE __mmask64 v_byte_mask(int64_t left) {
     return left >= 4 * LANES ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
