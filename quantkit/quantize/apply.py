@@ -30,6 +30,7 @@ class _Writer:
         self.params = params
         self.u8: dict[ir.Value, ir.Value] = {}
         self.pairs: dict[str, list[ir.Value]] = {}
+        self.successors: list[tuple[ir.Value, str]] = []
 
     def params_of(self, tensor: str) -> QuantParams:
         return self.params[self.selection.group_of[tensor]]
@@ -99,10 +100,9 @@ class _Writer:
                 self._dequantize_for_float_users(old, new)
 
     def _replace(self, old: ir.Value, new: ir.Value) -> None:
-        name = old.name
         new.shape, new.type = old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        old.name, new.name = None, name
+        self.successors.append((new, old.name or ""))
 
     def _dequantize_for_float_users(self, old: ir.Value, producer: ir.Node) -> None:
         users = [use for use in old.uses() if use.node not in self.selection.forms]
@@ -118,7 +118,7 @@ class _Writer:
         for i, graph_output in enumerate(self.graph.outputs):
             if graph_output is old:
                 self.graph.outputs[i] = out
-        old.name, out.name = None, name
+        self.successors.append((out, name))
 
 
 def apply(model: ir.Model, selection: Selection, params: Mapping[str, QuantParams],
@@ -131,6 +131,8 @@ def apply(model: ir.Model, selection: Selection, params: Mapping[str, QuantParam
     for node, form in selection.forms.items():
         writer.write(node, form, weights.get(node))
     model.graph.remove(list(reversed(selection.forms)), safe=True)
+    for value, name in writer.successors:
+        value.name = name
     finish_model(model)
 
 
