@@ -86,7 +86,7 @@ typedef struct {
 
 static inline int32_t qk_taps_below(int32_t start, int32_t dilation, int32_t kernel, int32_t limit) {
     const int64_t room = (int64_t)limit - start; /* taps k with start + k * dilation < limit */
-    const int64_t taps = room <= 0 ? 0 : (room + dilation - 1) / dilation;
+    const int64_t taps = room <= 0 ? 0 : dilation == 1 ? room : (room + dilation - 1) / dilation;
     return taps < kernel ? (int32_t)taps : kernel;
 }
 

@@ -18,10 +18,12 @@ typedef struct {
     int64_t steps;         /* product of the dims before `split` */
 } qk_nest;
 
-/* One unit: rows x count elements; operand o of element (r, i) is at offset[o] + r * row_stride[o] + i * stride[o]. */
+/* One unit: planes x rows x count elements of the last three dims; element (p, r, i) of operand o is at
+ * offset[o] + p * plane_stride[o] + r * row_stride[o] + i * stride[o]. */
 typedef struct {
-    int64_t rows, count;
-    int64_t offset[QK_NEST_OPERANDS], row_stride[QK_NEST_OPERANDS], stride[QK_NEST_OPERANDS];
+    int64_t planes, rows, count;
+    int64_t offset[QK_NEST_OPERANDS];
+    int64_t plane_stride[QK_NEST_OPERANDS], row_stride[QK_NEST_OPERANDS], stride[QK_NEST_OPERANDS];
 } qk_nest_unit;
 
 static inline void qk_nest_swap(qk_nest *nest, int32_t i, int32_t j) {
@@ -64,23 +66,22 @@ static inline void qk_nest_simplify(qk_nest *nest) {
         }
 }
 
-/* Cuts the nest into units of about QK_NEST_BLOCK elements: ranges of the last dim if it is long, else ranges of the
- * last but one (rows), each with the whole last dim. Both dims of a transpose stay in a unit, 64 rows or more. */
+/* Cuts the nest into units of about QK_NEST_BLOCK elements: ranges of the innermost of the last three dims that is long
+ * enough. Both dims of a transpose stay in a unit, 64 rows or more. */
 static inline void qk_nest_cut(qk_nest *nest) {
-    const int32_t last = nest->rank - 1;
-    const int64_t width = nest->dims[last] > 0 ? nest->dims[last] : 1;
-    const int by_rows = nest->rank > 1 && (nest->transpose || width <= QK_NEST_BLOCK / 2);
-    nest->split = by_rows ? last - 1 : last;
-    nest->block = by_rows ? QK_NEST_BLOCK / width : QK_NEST_BLOCK;
-    if (nest->transpose && nest->block < QK_NEST_TRANSPOSE_ROWS)
-        nest->block = QK_NEST_TRANSPOSE_ROWS;
-    nest->blocks = nest->dims[nest->split] / nest->block > 1 ? nest->dims[nest->split] / nest->block : 1;
-    nest->steps = 1;
-    for (int32_t i = 0; i < nest->split; i++)
+    int32_t split = nest->rank - 1;
+    int64_t inside = 1; /* elements of the dims after `split` */
+    while (split > 0 && split > nest->rank - 3 &&
+           ((nest->transpose && split == nest->rank - 1) || inside * nest->dims[split] <= QK_NEST_BLOCK / 2))
+        inside *= nest->dims[split--];
+    nest->split = split;
+    nest->block = qk_max64(1, QK_NEST_BLOCK / qk_max64(1, inside));
+    if (nest->transpose && split == nest->rank - 2)
+        nest->block = qk_max64(QK_NEST_TRANSPOSE_ROWS, nest->block);
+    nest->blocks = qk_max64(1, nest->dims[split] / nest->block);
+    nest->steps = inside * nest->dims[split] == 0 ? 0 : 1;
+    for (int32_t i = 0; i < split; i++)
         nest->steps *= nest->dims[i];
-    for (int32_t i = nest->split; i < nest->rank; i++)
-        if (nest->dims[i] == 0)
-            nest->steps = 0;
 }
 
 static inline int64_t qk_nest_units(const qk_nest *nest) {
@@ -90,13 +91,17 @@ static inline int64_t qk_nest_units(const qk_nest *nest) {
 static inline qk_nest_unit qk_nest_at(const qk_nest *nest, int64_t index) {
     const int32_t last = nest->rank - 1, split = nest->split;
     const int64_t range = index % nest->blocks, begin = range * nest->block;
-    const int64_t end = range + 1 == nest->blocks ? nest->dims[split] : begin + nest->block;
-    qk_nest_unit unit = {.rows = split == last ? 1 : end - begin,
-                         .count = split == last ? end - begin : nest->dims[last]};
+    const int64_t length = range + 1 == nest->blocks ? nest->dims[split] - begin : nest->block;
+    qk_nest_unit unit = {.planes = split == last - 2 ? length : 1,
+                         .rows = split == last - 1  ? length
+                                 : split < last - 1 ? nest->dims[last - 1]
+                                                    : 1,
+                         .count = split == last ? length : nest->dims[last]};
     for (int32_t o = 0; o < nest->operands; o++) {
         unit.offset[o] = begin * nest->stride[o][split];
-        unit.row_stride[o] = split == last ? 0 : nest->stride[o][split];
         unit.stride[o] = nest->stride[o][last];
+        unit.row_stride[o] = split < last ? nest->stride[o][last - 1] : 0;
+        unit.plane_stride[o] = split < last - 1 ? nest->stride[o][last - 2] : 0;
     }
     int64_t step = index / nest->blocks;
     for (int32_t i = split - 1; i >= 0; i--) {
@@ -106,6 +111,11 @@ static inline qk_nest_unit qk_nest_at(const qk_nest *nest, int64_t index) {
             unit.offset[o] += at * nest->stride[o][i];
     }
     return unit;
+}
+
+/* Where row `row` of planes * rows starts in operand o. */
+static inline int64_t qk_nest_row(const qk_nest_unit *unit, int32_t o, int64_t row) {
+    return unit->offset[o] + row / unit->rows * unit->plane_stride[o] + row % unit->rows * unit->row_stride[o];
 }
 
 /* QK_BINARY: operands out, a, b. */

@@ -76,7 +76,7 @@ QK_AVX2_INLINE void bytes_store(uint8_t *p, __m128i u8x16, int64_t n) {
 
 /* Copies n bytes between tensors that do not overlap; short runs are not worth a call of memcpy. */
 QK_AVX2_INLINE void bytes_copy(uint8_t *out, const uint8_t *in, int64_t n) {
-    if (n > 256) {
+    if (n > 128) {
         memcpy(out, in, (size_t)n);
     } else if (n >= 32) {
         for (int64_t i = 0; i < n - 32; i += 32)
@@ -91,19 +91,39 @@ QK_AVX2_INLINE void bytes_copy(uint8_t *out, const uint8_t *in, int64_t n) {
     }
 }
 
-/* rows[i] byte j <-> rows[j] byte i: four rounds of the perfect shuffle of 16 registers. */
-QK_AVX2_INLINE void bytes_transpose_16x16(__m128i rows[16]) {
+/* rows[i] byte j -> byte j * n + i of the n rows joined; n = 2, 4, 8 or 16 (a transpose). Each round rotates the
+ * address (row, byte) left by one bit: log2(n) rounds exchange the two. */
+QK_AVX2_INLINE void bytes_interleave(__m128i *rows, int32_t n) {
     __m128i next[16];
 #pragma GCC unroll 4
-    for (int32_t round = 0; round < 4; round++) {
+    for (int32_t round = 1; round < n; round *= 2) {
 #pragma GCC unroll 8
-        for (int32_t i = 0; i < 8; i++) {
-            next[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
-            next[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+        for (int32_t i = 0; i < n / 2; i++) {
+            next[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + n / 2]);
+            next[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + n / 2]);
         }
 #pragma GCC unroll 16
-        for (int32_t i = 0; i < 16; i++)
+        for (int32_t i = 0; i < n; i++)
             rows[i] = next[i];
+    }
+}
+
+/* Three planes of 16 bytes -> 48 bytes. Output vector v takes byte (16 v + j) / 3 of plane (16 v + j) % 3. */
+QK_AVX2_INLINE void bytes_interleave_3(uint8_t *y, __m128i plane0, __m128i plane1, __m128i plane2) {
+    static const int8_t select[3][3][16] = {{{0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1, -1, 5},
+                                             {-1, 0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1, -1},
+                                             {-1, -1, 0, -1, -1, 1, -1, -1, 2, -1, -1, 3, -1, -1, 4, -1}},
+                                            {{-1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10, -1},
+                                             {5, -1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10},
+                                             {-1, 5, -1, -1, 6, -1, -1, 7, -1, -1, 8, -1, -1, 9, -1, -1}},
+                                            {{-1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15, -1, -1},
+                                             {-1, -1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15, -1},
+                                             {10, -1, -1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15}}};
+    for (int32_t v = 0; v < 3; v++) {
+        const __m128i part0 = _mm_shuffle_epi8(plane0, _mm_loadu_si128((const __m128i *)select[v][0]));
+        const __m128i part1 = _mm_shuffle_epi8(plane1, _mm_loadu_si128((const __m128i *)select[v][1]));
+        const __m128i part2 = _mm_shuffle_epi8(plane2, _mm_loadu_si128((const __m128i *)select[v][2]));
+        _mm_storeu_si128((__m128i *)(y + 16 * v), _mm_or_si128(part0, _mm_or_si128(part1, part2)));
     }
 }
 

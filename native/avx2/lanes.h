@@ -69,15 +69,28 @@ LANES_INLINE void lanes_store_u8_part(uint8_t *p, lanes_f32 v, int32_t zero_poin
     bytes_store_8(p, (uint64_t)_mm_cvtsi128_si64(lanes_to_u8(v, zero_point)), n);
 }
 
-/* Four vectors, 32 bytes: the packs work within 128 bits, so the dwords are put in order at the end. */
-LANES_INLINE void lanes_store_u8_x4(uint8_t *p, lanes_f32 v0, lanes_f32 v1, lanes_f32 v2, lanes_f32 v3,
-                                    int32_t zero_point) {
+/* 32 bytes less a zero point -> four vectors, in the order that unpacking bytes, then words, within 128 bits gives;
+ * packing undoes it. A byte below the word 0x4b00 is the float 2^23 + byte; `base` is 2^23 + zero point, so the
+ * difference is exact. */
+LANES_INLINE void lanes_load_u8_x4(const uint8_t *p, lanes_f32 base, lanes_f32 v[4]) {
+    const __m256i u8x32 = _mm256_loadu_si256((const __m256i *)p), exponent = _mm256_set1_epi16(0x4b00);
+    const __m256i low = _mm256_unpacklo_epi8(u8x32, _mm256_setzero_si256());
+    const __m256i high = _mm256_unpackhi_epi8(u8x32, _mm256_setzero_si256());
+    v[0] = lanes_subtract(_mm256_castsi256_ps(_mm256_unpacklo_epi16(low, exponent)), base);
+    v[1] = lanes_subtract(_mm256_castsi256_ps(_mm256_unpackhi_epi16(low, exponent)), base);
+    v[2] = lanes_subtract(_mm256_castsi256_ps(_mm256_unpacklo_epi16(high, exponent)), base);
+    v[3] = lanes_subtract(_mm256_castsi256_ps(_mm256_unpackhi_epi16(high, exponent)), base);
+}
+
+/* clamp(rne(v) + zero_point, low, high) of four such vectors; |v| < 2^31. Every step saturates, so no clamp comes
+ * before. */
+LANES_INLINE void lanes_store_u8_x4(uint8_t *p, const lanes_f32 v[4], int32_t zero_point, int32_t low, int32_t high) {
     const __m256i zero_i16x16 = _mm256_set1_epi16((int16_t)zero_point);
-    const __m256i low = _mm256_packs_epi32(_mm256_cvtps_epi32(v0), _mm256_cvtps_epi32(v1));
-    const __m256i high = _mm256_packs_epi32(_mm256_cvtps_epi32(v2), _mm256_cvtps_epi32(v3));
-    const __m256i mixed = _mm256_packus_epi16(_mm256_add_epi16(low, zero_i16x16), _mm256_add_epi16(high, zero_i16x16));
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    _mm256_storeu_si256((__m256i *)p, _mm256_permutevar8x32_epi32(mixed, order));
+    const __m256i y0 = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+    const __m256i y1 = _mm256_packs_epi32(_mm256_cvtps_epi32(v[2]), _mm256_cvtps_epi32(v[3]));
+    const __m256i y = _mm256_packus_epi16(_mm256_adds_epi16(y0, zero_i16x16), _mm256_adds_epi16(y1, zero_i16x16));
+    const __m256i low_u8x32 = _mm256_set1_epi8((char)low), high_u8x32 = _mm256_set1_epi8((char)high);
+    _mm256_storeu_si256((__m256i *)p, _mm256_min_epu8(_mm256_max_epu8(y, low_u8x32), high_u8x32));
 }
 
 /* 16 floats, of which the first n count -> 16 bytes. */

@@ -37,14 +37,25 @@ QK_AVX2_INLINE __m256i look_up(const lookup_table *t, __m256i x) {
     return _mm256_xor_si256(y0, y1);
 }
 
-QK_TARGET_AVX2 void qk_lookup_run_avx2(uint8_t *out, const uint8_t *in, int64_t count, const uint8_t *table) {
-    int64_t i = 0;
-    if (count >= 64) {
-        const lookup_table t = table_of(table);
-        for (; i + 32 <= count; i += 32)
-            _mm256_storeu_si256((__m256i *)(out + i), look_up(&t, _mm256_loadu_si256((const __m256i *)(in + i))));
+/* The last 32 bytes are loaded before any is stored, so that they may overlap the ones before them, in place too. */
+QK_AVX2_INLINE void look_up_run(const lookup_table *t, uint8_t *out, const uint8_t *in, int64_t count) {
+    if (count >= 32) {
+        const __m256i last = _mm256_loadu_si256((const __m256i *)(in + count - 32));
+        for (int64_t i = 0; i + 32 < count; i += 32)
+            _mm256_storeu_si256((__m256i *)(out + i), look_up(t, _mm256_loadu_si256((const __m256i *)(in + i))));
+        _mm256_storeu_si256((__m256i *)(out + count - 32), look_up(t, last));
+        return;
     }
-    for (; i < count; i++)
-        out[i] = table[in[i]];
+    for (int64_t i = 0; i < count; i += 16) {
+        const int64_t n = qk_min64(16, count - i);
+        const __m256i y = look_up(t, _mm256_castsi128_si256(bytes_load(in + i, n)));
+        bytes_store(out + i, _mm256_castsi256_si128(y), n);
+    }
+}
+
+QK_TARGET_AVX2 void qk_lookup_rows_avx2(const qk_byte_rows *m, const uint8_t *table) {
+    const lookup_table t = table_of(table);
+    for (int64_t r = 0; r < m->rows; r++)
+        look_up_run(&t, m->out + r * m->out_pitch, m->in + r * m->in_pitch, m->count);
 }
 #endif

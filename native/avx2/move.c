@@ -22,7 +22,7 @@ static QK_TARGET_AVX2 void transpose(const byte_matrix *m) {
             __m128i block[16];
             for (int32_t k = 0; k < 16; k++)
                 block[k] = _mm_loadu_si128((const __m128i *)(m->x + (j + k) * m->in_pitch + i));
-            bytes_transpose_16x16(block);
+            bytes_interleave(block, 16);
             for (int32_t k = 0; k < 16; k++)
                 _mm_storeu_si128((__m128i *)(m->y + (i + k) * m->out_pitch + j), block[k]);
         }
@@ -37,20 +37,42 @@ static QK_TARGET_AVX2 void transpose_narrow(const byte_matrix *m) {
         for (int64_t k = 0; k < 16; k++)
             block[k] =
                 k < m->count ? _mm_loadu_si128((const __m128i *)(m->x + k * m->in_pitch + i)) : _mm_setzero_si128();
-        bytes_transpose_16x16(block);
+        bytes_interleave(block, 16);
         for (int32_t k = 0; k < 16; k++)
             bytes_store(m->y + (i + k) * m->out_pitch, block[k], m->count);
     }
 }
 
-/* Two columns side by side: the channel shuffle of two groups. */
-static QK_TARGET_AVX2 void interleave_2(const byte_matrix *m) {
+/* n = 2, 4 or 8 columns side by side: the channel shuffle of n groups. */
+QK_AVX2_INLINE void interleave(const byte_matrix *m, int32_t n) {
     for (int64_t row = 0; row < m->rows; row += 16) {
         const int64_t i = qk_min64(row, m->rows - 16);
-        const __m128i first = _mm_loadu_si128((const __m128i *)(m->x + i));
-        const __m128i second = _mm_loadu_si128((const __m128i *)(m->x + m->in_pitch + i));
-        _mm_storeu_si128((__m128i *)(m->y + 2 * i), _mm_unpacklo_epi8(first, second));
-        _mm_storeu_si128((__m128i *)(m->y + 2 * i + 16), _mm_unpackhi_epi8(first, second));
+        __m128i block[8];
+        for (int32_t k = 0; k < n; k++)
+            block[k] = _mm_loadu_si128((const __m128i *)(m->x + k * m->in_pitch + i));
+        bytes_interleave(block, n);
+        for (int32_t k = 0; k < n; k++)
+            _mm_storeu_si128((__m128i *)(m->y + i * n + 16 * k), block[k]);
+    }
+}
+
+static QK_TARGET_AVX2 void interleave_2(const byte_matrix *m) {
+    interleave(m, 2);
+}
+static QK_TARGET_AVX2 void interleave_4(const byte_matrix *m) {
+    interleave(m, 4);
+}
+static QK_TARGET_AVX2 void interleave_8(const byte_matrix *m) {
+    interleave(m, 8);
+}
+
+static QK_TARGET_AVX2 void interleave_3(const byte_matrix *m) {
+    for (int64_t row = 0; row < m->rows; row += 16) {
+        const int64_t i = qk_min64(row, m->rows - 16);
+        const uint8_t *x = m->x + i;
+        bytes_interleave_3(m->y + 3 * i, _mm_loadu_si128((const __m128i *)x),
+                           _mm_loadu_si128((const __m128i *)(x + m->in_pitch)),
+                           _mm_loadu_si128((const __m128i *)(x + 2 * m->in_pitch)));
     }
 }
 
@@ -60,48 +82,83 @@ static void transpose_few(const byte_matrix *m) {
             m->y[i * m->out_pitch + j] = m->x[j * m->in_pitch + i];
 }
 
-static QK_TARGET_AVX2 void copy_transposed(const qk_nest_unit *unit, const uint8_t *x, uint8_t *y) {
-    const byte_matrix m = {x, y, unit->stride[1], unit->row_stride[0], unit->rows, unit->count};
-    if (m.rows < 16)
-        transpose_few(&m);
-    else if (m.count >= 16)
-        transpose(&m);
-    else if (m.count == 2 && m.out_pitch == 2)
-        interleave_2(&m);
-    else
-        transpose_narrow(&m);
+typedef void transpose_fn(const byte_matrix *m);
+
+/* By columns, where output rows have no gaps. */
+static transpose_fn *const interleave_functions[9] = {
+    [2] = interleave_2, [3] = interleave_3, [4] = interleave_4, [8] = interleave_8};
+
+static transpose_fn *transpose_function(const qk_nest_unit *unit) {
+    if (unit->rows < 16)
+        return transpose_few;
+    if (unit->count >= 16)
+        return transpose;
+    if (unit->count <= 8 && unit->count == unit->row_stride[0] && interleave_functions[unit->count])
+        return interleave_functions[unit->count];
+    return transpose_narrow;
 }
 
-static QK_TARGET_AVX2 void copy_row(const qk_nest_unit *unit, const uint8_t *x, uint8_t *y, const uint8_t *table) {
+static void copy_transposed(const qk_nest_unit *unit, const uint8_t *x, uint8_t *y) {
+    transpose_fn *const run = transpose_function(unit);
+    byte_matrix m = {x, y, unit->stride[1], unit->row_stride[0], unit->rows, unit->count};
+    for (int64_t plane = 0; plane < unit->planes; plane++) {
+        run(&m);
+        m.x += unit->plane_stride[1];
+        m.y += unit->plane_stride[0];
+    }
+}
+
+static void copy_strided(const qk_nest_unit *unit, const uint8_t *in, uint8_t *out, const uint8_t *table) {
     const int64_t out_stride = unit->stride[0], in_stride = unit->stride[1];
-    const int contiguous = out_stride == 1 && in_stride == 1;
-    if (contiguous && table)
-        qk_lookup_run_avx2(y, x, unit->count, table);
-    else if (contiguous)
-        bytes_copy(y, x, unit->count);
-    else if (table)
-        for (int64_t i = 0; i < unit->count; i++)
-            y[i * out_stride] = table[x[i * in_stride]];
-    else
-        for (int64_t i = 0; i < unit->count; i++)
-            y[i * out_stride] = x[i * in_stride];
+    for (int64_t row = 0; row < unit->planes * unit->rows; row++) {
+        const uint8_t *x = in + qk_nest_row(unit, 1, row);
+        uint8_t *y = out + qk_nest_row(unit, 0, row);
+        if (table)
+            for (int64_t i = 0; i < unit->count; i++)
+                y[i * out_stride] = table[x[i * in_stride]];
+        else
+            for (int64_t i = 0; i < unit->count; i++)
+                y[i * out_stride] = x[i * in_stride];
+    }
 }
 
-static QK_TARGET_AVX2 void copy(const qk_op *op, const qk_task *task) {
+static QK_TARGET_AVX2 void copy_rows(const qk_byte_rows *m) {
+    for (int64_t r = 0; r < m->rows; r++)
+        bytes_copy(m->out + r * m->out_pitch, m->in + r * m->in_pitch, m->count);
+}
+
+/* table: NULL, or applied by `lookup`. */
+static void copy_contiguous(const qk_nest_unit *unit, const uint8_t *x, uint8_t *y, const uint8_t *table,
+                            qk_lookup_fn *lookup) {
+    qk_byte_rows m = {y, x, unit->row_stride[0], unit->row_stride[1], unit->rows, unit->count};
+    for (int64_t plane = 0; plane < unit->planes; plane++) {
+        if (table)
+            lookup(&m, table);
+        else
+            copy_rows(&m);
+        m.in += unit->plane_stride[1];
+        m.out += unit->plane_stride[0];
+    }
+}
+
+QK_TARGET_AVX2 void qk_copy_with(const qk_op *op, const qk_task *task, qk_lookup_fn *lookup) {
     const qk_copy_params *p = op->params;
     const uint8_t *in = qk_at(task, op->in[0]);
     uint8_t *out = qk_at(task, op->out);
     const qk_nest nest = qk_nest_of_copy(p, 1);
     for (int64_t u = task->begin; u < task->end; u++) {
         const qk_nest_unit unit = qk_nest_at(&nest, u);
-        const uint8_t *x = in + unit.offset[1];
-        uint8_t *y = out + unit.offset[0];
         if (nest.transpose && !p->table)
-            copy_transposed(&unit, x, y);
+            copy_transposed(&unit, in + unit.offset[1], out + unit.offset[0]);
+        else if (unit.stride[0] == 1 && unit.stride[1] == 1)
+            copy_contiguous(&unit, in + unit.offset[1], out + unit.offset[0], p->table, lookup);
         else
-            for (int64_t r = 0; r < unit.rows; r++)
-                copy_row(&unit, x + r * unit.row_stride[1], y + r * unit.row_stride[0], p->table);
+            copy_strided(&unit, in, out, p->table);
     }
+}
+
+static void copy(const qk_op *op, const qk_task *task) {
+    qk_copy_with(op, task, qk_lookup_rows_avx2);
 }
 
 /* A unit is one output row. */

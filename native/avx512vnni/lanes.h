@@ -58,15 +58,28 @@ LANES_INLINE void lanes_store_u8_part(uint8_t *p, lanes_f32 v, int32_t zero_poin
     _mm_mask_storeu_epi8(p, lanes_mask(n), lanes_to_u8(v, zero_point));
 }
 
-/* Four vectors, 64 bytes: the packs work within 128 bits, so the dwords are put in order at the end. */
-LANES_INLINE void lanes_store_u8_x4(uint8_t *p, lanes_f32 v0, lanes_f32 v1, lanes_f32 v2, lanes_f32 v3,
-                                    int32_t zero_point) {
+/* 64 bytes less a zero point -> four vectors, in the order that unpacking bytes, then words, within 128 bits gives;
+ * packing undoes it. A byte below the word 0x4b00 is the float 2^23 + byte; `base` is 2^23 + zero point, so the
+ * difference is exact. */
+LANES_INLINE void lanes_load_u8_x4(const uint8_t *p, lanes_f32 base, lanes_f32 v[4]) {
+    const __m512i u8x64 = _mm512_loadu_si512(p), exponent = _mm512_set1_epi16(0x4b00);
+    const __m512i low = _mm512_unpacklo_epi8(u8x64, _mm512_setzero_si512());
+    const __m512i high = _mm512_unpackhi_epi8(u8x64, _mm512_setzero_si512());
+    v[0] = lanes_subtract(_mm512_castsi512_ps(_mm512_unpacklo_epi16(low, exponent)), base);
+    v[1] = lanes_subtract(_mm512_castsi512_ps(_mm512_unpackhi_epi16(low, exponent)), base);
+    v[2] = lanes_subtract(_mm512_castsi512_ps(_mm512_unpacklo_epi16(high, exponent)), base);
+    v[3] = lanes_subtract(_mm512_castsi512_ps(_mm512_unpackhi_epi16(high, exponent)), base);
+}
+
+/* clamp(rne(v) + zero_point, low, high) of four such vectors; |v| < 2^31. Every step saturates, so no clamp comes
+ * before. */
+LANES_INLINE void lanes_store_u8_x4(uint8_t *p, const lanes_f32 v[4], int32_t zero_point, int32_t low, int32_t high) {
     const __m512i zero_i16x32 = _mm512_set1_epi16((int16_t)zero_point);
-    const __m512i low = _mm512_packs_epi32(_mm512_cvtps_epi32(v0), _mm512_cvtps_epi32(v1));
-    const __m512i high = _mm512_packs_epi32(_mm512_cvtps_epi32(v2), _mm512_cvtps_epi32(v3));
-    const __m512i mixed = _mm512_packus_epi16(_mm512_add_epi16(low, zero_i16x32), _mm512_add_epi16(high, zero_i16x32));
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, mixed));
+    const __m512i y0 = _mm512_packs_epi32(_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]));
+    const __m512i y1 = _mm512_packs_epi32(_mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3]));
+    const __m512i y = _mm512_packus_epi16(_mm512_adds_epi16(y0, zero_i16x32), _mm512_adds_epi16(y1, zero_i16x32));
+    const __m512i low_u8x64 = _mm512_set1_epi8((char)low), high_u8x64 = _mm512_set1_epi8((char)high);
+    _mm512_storeu_si512(p, _mm512_min_epu8(_mm512_max_epu8(y, low_u8x64), high_u8x64));
 }
 
 /* 16 floats, of which the first n count -> 16 bytes. */

@@ -21,10 +21,9 @@ static void binary(const qk_op *op, const qk_task *task) {
     const qk_nest nest = qk_nest_of_binary(p);
     for (int64_t u = task->begin; u < task->end; u++) {
         const qk_nest_unit unit = qk_nest_at(&nest, u);
-        for (int64_t r = 0; r < unit.rows; r++) {
-            const uint8_t *a_row = a + unit.offset[1] + r * unit.row_stride[1];
-            const uint8_t *b_row = b + unit.offset[2] + r * unit.row_stride[2];
-            uint8_t *out_row = out + unit.offset[0] + r * unit.row_stride[0];
+        for (int64_t row = 0; row < unit.planes * unit.rows; row++) {
+            const uint8_t *a_row = a + qk_nest_row(&unit, 1, row), *b_row = b + qk_nest_row(&unit, 2, row);
+            uint8_t *out_row = out + qk_nest_row(&unit, 0, row);
             for (int64_t i = 0; i < unit.count; i++)
                 out_row[i * unit.stride[0]] = binary_one(p, a_row[i * unit.stride[1]], b_row[i * unit.stride[2]]);
         }

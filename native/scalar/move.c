@@ -10,9 +10,9 @@ static void copy(const qk_op *op, const qk_task *task) {
     const qk_nest nest = qk_nest_of_copy(p, 1);
     for (int64_t u = task->begin; u < task->end; u++) {
         const qk_nest_unit unit = qk_nest_at(&nest, u);
-        for (int64_t r = 0; r < unit.rows; r++) {
-            const uint8_t *x = in + unit.offset[1] + r * unit.row_stride[1];
-            uint8_t *y = out + unit.offset[0] + r * unit.row_stride[0];
+        for (int64_t row = 0; row < unit.planes * unit.rows; row++) {
+            const uint8_t *x = in + qk_nest_row(&unit, 1, row);
+            uint8_t *y = out + qk_nest_row(&unit, 0, row);
             for (int64_t i = 0; i < unit.count; i++) {
                 const uint8_t value = x[i * unit.stride[1]];
                 y[i * unit.stride[0]] = p->table ? p->table[value] : value;
@@ -27,8 +27,8 @@ static void fill(const qk_op *op, const qk_task *task) {
     const qk_nest nest = qk_nest_of_copy(p, 0);
     for (int64_t u = task->begin; u < task->end; u++) {
         const qk_nest_unit unit = qk_nest_at(&nest, u);
-        for (int64_t r = 0; r < unit.rows; r++) {
-            uint8_t *y = out + unit.offset[0] + r * unit.row_stride[0];
+        for (int64_t row = 0; row < unit.planes * unit.rows; row++) {
+            uint8_t *y = out + qk_nest_row(&unit, 0, row);
             if (unit.stride[0] == 1)
                 memset(y, p->value, (size_t)unit.count);
             else
