@@ -1,8 +1,8 @@
 """quantkit: FP32 ONNX in, exact INT8 ONNX out.
 
-    import quantkit
-    quantkit.quantize("model.onnx", "images/", preprocess="imagenet").save("model.int8.onnx")
-    outputs = quantkit.Session("model.int8.onnx").run(None, {"input": array})
+import quantkit
+quantkit.quantize("model.onnx", "images/", preprocess="imagenet").save("model.int8.onnx")
+outputs = quantkit.Session("model.int8.onnx").run(None, {"input": array})
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ class Range:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            raise CalibrationError(f"range [{self.low}, {self.high}] is not finite; check the data for NaN and infinity")
+            raise CalibrationError(
+                f"range [{self.low}, {self.high}] is not finite; check the data for NaN and infinity"
+            )
         if self.low > self.high:
             raise CalibrationError(f"range [{self.low}, {self.high}] is empty; low must not exceed high")
 

@@ -161,8 +161,9 @@ class CompiledPlan:
         buffers = ffi.new("void *[]", [ffi.cast("void *", base), *pointers])
         failed = ffi.new("int32_t *", -1)
         times = ffi.NULL if nanoseconds is None else ffi.cast("int64_t *", nanoseconds.ctypes.data)
-        status = lib.qk_run(self.isa, pool.handle, self._ops, len(self.plan.ops), buffers,
-                            ffi.cast("void *", base + self.scratch_offset), self.scratch_per_thread, times, failed)  # fmt: skip
+        scratch = ffi.cast("void *", base + self.scratch_offset)
+        status = lib.qk_run(self.isa, pool.handle, self._ops, len(self.plan.ops), buffers, scratch,
+                            self.scratch_per_thread, times, failed)  # fmt: skip
         if status != lib.QK_OK:
             op = self.plan.ops[failed[0]] if failed[0] >= 0 else None
             _check(status, f"{op.node} ({op.kind})" if op else "plan")

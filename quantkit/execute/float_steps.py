@@ -95,7 +95,7 @@ class FloatStep:
             nanoseconds[f"{self.PROFILE_NAME} {self.step.nodes[0].name}"] = time.perf_counter_ns() - start
 
 
-def _open(model: ir.Model, options):  # type: ignore[no-untyped-def] # noqa: ANN202
+def _open(model: ir.Model, options):  # type: ignore[no-untyped-def]
     import tempfile
     from pathlib import Path
 

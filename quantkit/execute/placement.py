@@ -59,7 +59,9 @@ def node_macs(node: ir.Node) -> int:
         return out * (last if isinstance(last, int) else 1)
     if base in ("Conv", "ConvInteger"):
         return out * prod(array.shape[1:])
-    transposed = base == "Gemm" and (name is not None or bool(node.attributes.get("transB") and node.attributes["transB"].as_int()))
+    transposed = base == "Gemm" and (
+        name is not None or bool(node.attributes.get("transB") and node.attributes["transB"].as_int())
+    )
     return out * (array.shape[1] if transposed else array.shape[-2] if array.ndim > 1 else array.shape[0])
 
 

@@ -194,7 +194,9 @@ def _checked(model: ir.Model, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]
 def _checked_array(name: str, value: ir.Value, given: Any) -> np.ndarray:
     array = np.asarray(given)
     if value.dtype is not None and value.dtype != ir.DataType.STRING and array.dtype != value.dtype.numpy():
-        raise DataError(f"input {name!r} is {array.dtype}, the model wants {value.dtype.numpy()}; convert it with .astype")
+        raise DataError(
+            f"input {name!r} is {array.dtype}, the model wants {value.dtype.numpy()}; convert it with .astype"
+        )
     if value.shape is not None:
         dims = [d if isinstance(d, int) else d.value for d in value.shape]
         fits = len(dims) == array.ndim and all(

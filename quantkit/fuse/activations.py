@@ -96,9 +96,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "LeakyRelu": Activation({"alpha": 0.01}, True, _node("LeakyRelu"), lambda x, a: x if x >= 0 else a["alpha"] * x),
     "Elu": Activation({"alpha": 1.0}, True, _node("Elu"), lambda x, a: x if x >= 0 else a["alpha"] * math.expm1(x)),
     "HardSigmoid": Activation({"alpha": 0.2, "beta": 0.5}, True, _node("HardSigmoid"), _hard_sigmoid),
-    "HardSwish": Activation(
-        {}, True, _hard_swish_body, lambda x, a: x * min(max(x / 6.0 + 0.5, 0.0), 1.0)
-    ),
+    "HardSwish": Activation({}, True, _hard_swish_body, lambda x, a: x * min(max(x / 6.0 + 0.5, 0.0), 1.0)),
     "Sigmoid": Activation({}, True, _node("Sigmoid"), lambda x, a: _sigmoid(x)),
     "SiLU": Activation({}, True, _silu_body, lambda x, a: x * _sigmoid(x)),
     "Tanh": Activation({}, True, _node("Tanh"), lambda x, a: math.tanh(x)),

@@ -62,12 +62,16 @@ class Emitter:
         self.prefix = prefix
         self.nodes: list[ir.Node] = []
 
-    def __call__(self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any], outputs: int = 1):  # type: ignore[no-untyped-def] # noqa: ANN204
+    def __call__(
+        self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any], outputs: int = 1
+    ):  # type: ignore[no-untyped-def]
         attrs = [
             value if isinstance(value, ir.Attr) and value.name == name else _attribute(name, value)
             for name, value in attributes.items()
         ]
-        node = ir.Node("", op_type, inputs, attrs, num_outputs=outputs, name=f"{self.prefix}{op_type}_{len(self.nodes)}")
+        node = ir.Node(
+            "", op_type, inputs, attrs, num_outputs=outputs, name=f"{self.prefix}{op_type}_{len(self.nodes)}"
+        )
         for i, out in enumerate(node.outputs):
             out.name = f"{self.prefix}{op_type}_{len(self.nodes)}_{i}"
         self.nodes.append(node)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from quantkit.fuse.opnames import DOMAIN, OpName, parse
 
 
-class Reject(Exception):  # noqa: N818 - a rule's verdict, not an error
+class Reject(Exception):
     """A rule does not apply to a node; the text is the reason, for `inspect`."""
 
 
@@ -27,7 +27,7 @@ def scalar(value: ir.Value | None) -> float | None:
 
 def only_consumer(value: ir.Value) -> ir.Node | None:
     """The node that alone uses `value`, once; None if there are others or the value is a graph output."""
-    uses = value.uses()
+    uses = tuple(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 

@@ -31,7 +31,7 @@ PREFIX = {"float": "", "dynamic": "DynQ", "static": "Q"}
 
 @dataclass(frozen=True)
 class OpName:
-    """What an op type of domain `quantkit` stands for. `count` is the number of operands of Concat and Split, else 0."""
+    """What an op type of domain `quantkit` stands for. count: the operands of Concat and Split, else 0."""
 
     base: str
     level: str = "static"

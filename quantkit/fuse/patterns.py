@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -15,7 +16,7 @@ from quantkit.types import Decision
 
 X = "x"
 """The pattern variable: the activation's input, the same value wherever it stands."""
-Pattern = tuple | float | str
+Pattern = Any
 
 _CLIP3 = ("Clip", ("Add", X, 3.0), 0.0, 6.0)
 _ERF_TERM = [("Add", ("Erf", inner), 1.0) for inner in (("Div", X, math.sqrt(2.0)), ("Mul", X, math.sqrt(0.5)))]

@@ -25,8 +25,12 @@ class Lowering:
     known_dims: dims of values from an earlier pass, needed to size such an output before all its parts are lowered.
     """
 
-    def __init__(self, destination: Mapping[ir.Value, tuple[ir.Value, int]], known_dims: Mapping[ir.Value, tuple[int, ...]],
-                 weights: dict[str, PackedSpec]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        destination: Mapping[ir.Value, tuple[ir.Value, int]],
+        known_dims: Mapping[ir.Value, tuple[int, ...]],
+        weights: dict[str, PackedSpec],
+    ) -> None:
         self.destination = destination
         self.known_dims = known_dims
         self.weights = weights
@@ -101,7 +105,9 @@ class Lowering:
         self.dims[value] = view.dims
         return view
 
-    def emit(self, kind: str, inputs: Sequence[Ref], output: Ref, params: Mapping[str, Any], weights: str | None = None) -> None:
+    def emit(
+        self, kind: str, inputs: Sequence[Ref], output: Ref, params: Mapping[str, Any], weights: str | None = None
+    ) -> None:
         index = len(self.ops)
         for ref in (*inputs, output):
             if ref.buffer is not NO_BUFFER:

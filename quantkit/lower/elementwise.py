@@ -12,7 +12,7 @@ from quantkit.fuse.opnames import OpName
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import Ref
 from quantkit.lower.views import View, channels_last, channels_last_order, merge
-from quantkit.lower.weighted import activation_attributes, epilogue
+from quantkit.lower.weighted import epilogue
 
 BINARY_DIMS = 3
 
@@ -84,7 +84,9 @@ def lower_binary(context: Lowering, node: ir.Node, name: OpName) -> None:
     context.emit("QK_BINARY", [Ref(a.buffer, a.offset), Ref(b.buffer, b.offset)], Ref(out.buffer, out.offset), params)
 
 
-def _common_loops(context: Lowering, a: View, b: View, out: View) -> tuple[list[int], list[list[int]], tuple[View, View]]:
+def _common_loops(
+    context: Lowering, a: View, b: View, out: View
+) -> tuple[list[int], list[list[int]], tuple[View, View]]:
     """At most three loops that all operands share; an operand that does not fit is copied into the output's layout."""
     order = channels_last_order(len(out.dims))
     for operands in ((a, b), (a, None), (None, b), (None, None)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -136,7 +137,7 @@ def _source_indices(size: int, out: int, scale: float, mode: str, rounding: str)
         x = i * (size - 1) / (out - 1) if out > 1 else np.zeros(out)
     else:
         x = (i + 0.5) / scale - 0.5 if not (mode == "pytorch_half_pixel" and out == 1) else np.zeros(out)
-    nearest = {
+    nearest: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "round_prefer_floor": lambda v: np.ceil(v - 0.5),
         "round_prefer_ceil": lambda v: np.floor(v + 0.5),
         "floor": np.floor,
@@ -152,7 +153,7 @@ def lower_resize(context: Lowering, node: ir.Node, name: OpName) -> None:
     assert array is not None
     if name.base == "ResizeScales":
         scales = [float(s) for s in array]
-        dims = [int(math.floor(d * s)) for d, s in zip(x.dims, scales, strict=True)]
+        dims = [math.floor(d * s) for d, s in zip(x.dims, scales, strict=True)]
     else:
         dims = [int(d) for d in array]
         scales = [o / d for o, d in zip(dims, x.dims, strict=True)]

@@ -36,7 +36,8 @@ class PlanOp:
 
 @dataclass(frozen=True)
 class PackedSpec:
-    """What qk_conv_pack needs. weights: s8 [out_c, kernel_h, kernel_w, in_c / groups]; bias int32, multiplier f32 [out_c]."""
+    """What qk_conv_pack needs: weights s8 [out_c, kernel_h, kernel_w, in_c / groups], bias int32 and multiplier f32
+    [out_c]."""
 
     weights: np.ndarray
     bias: np.ndarray

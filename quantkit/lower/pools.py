@@ -41,10 +41,11 @@ def lower_window_pool(context: Lowering, node: ir.Node, name: OpName) -> None:
     w = _window(node, spatial)
     in_hw = [1, *spatial] if len(spatial) == 1 else list(spatial)
     ceil = "ceil_mode" in node.attributes and node.attributes["ceil_mode"].as_int() == 1
-    out_hw = [_pooled_size(in_hw[i], w["kernel"][i], w["strides"][i], w["dilations"][i], w["begin"][i], w["end"][i], ceil)
-              for i in range(2)]  # fmt: skip
+    columns = zip(in_hw, w["kernel"], w["strides"], w["dilations"], w["begin"], w["end"], strict=True)
+    out_hw = [_pooled_size(*column, ceil) for column in columns]
     fields: dict[str, Any] = {
-        "kernel_h": w["kernel"][0], "kernel_w": w["kernel"][1], "stride_h": w["strides"][0], "stride_w": w["strides"][1],
+        "kernel_h": w["kernel"][0], "kernel_w": w["kernel"][1],
+        "stride_h": w["strides"][0], "stride_w": w["strides"][1],
         "dilation_h": w["dilations"][0], "dilation_w": w["dilations"][1], "pad_top": w["begin"][0],
         "pad_left": w["begin"][1], "pad_bottom": w["end"][0], "pad_right": w["end"][1],
     }  # fmt: skip

@@ -139,8 +139,7 @@ def lower_region(step: Step, dims: Mapping[ir.Value, tuple[int, ...]], weights: 
     """The plan of a native region. dims: the concrete shape of each of its inputs."""
     first = _lower(step, dims, {}, {}, weights)
     destination = {
-        value: (whole, sum(first.dims[v][1] for v in before))
-        for value, (whole, before) in _destinations(step).items()
+        value: (whole, sum(first.dims[v][1] for v in before)) for value, (whole, before) in _destinations(step).items()
     }
     context = _lower(step, dims, destination, first.dims, weights) if destination else first
     return _finish(step, context)

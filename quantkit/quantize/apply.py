@@ -90,7 +90,9 @@ class _Writer:
             inputs += self.pair(pre_activation_name(out_name))
         if not to_float:
             inputs += self.pair(out_name)
-        new = ir.node(name.op_type, inputs, form.attributes, domain=DOMAIN, num_outputs=len(node.outputs), name=node.name)
+        new = ir.node(
+            name.op_type, inputs, form.attributes, domain=DOMAIN, num_outputs=len(node.outputs), name=node.name
+        )
         self.graph.insert_before(node, new)
         for old, out in zip(node.outputs, new.outputs, strict=True):
             if to_float:

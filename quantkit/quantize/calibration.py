@@ -99,7 +99,9 @@ def table_ranges(model: ir.Model, selection: Selection, statistics: Mapping[str,
     return ranges
 
 
-def all_weights(selection: Selection, params: Mapping[str, QuantParams], config: QuantConfig) -> dict[ir.Node, QuantizedWeights]:
+def all_weights(
+    selection: Selection, params: Mapping[str, QuantParams], config: QuantConfig
+) -> dict[ir.Node, QuantizedWeights]:
     """The quantized weights of every weighted node of the selection."""
     found = {}
     for node, form in selection.forms.items():
@@ -110,5 +112,7 @@ def all_weights(selection: Selection, params: Mapping[str, QuantParams], config:
         assert bias is not None
         x_scale = params[selection.group_of[form.data[0].name or ""]].scale
         axis = 1 if form.name.base == "MatMul" else 0
-        found[node] = quantize_weights(weights, bias, x_scale, axis=axis, per_channel=config.per_channel, name=node.name or "")
+        found[node] = quantize_weights(
+            weights, bias, x_scale, axis=axis, per_channel=config.per_channel, name=node.name or ""
+        )
     return found

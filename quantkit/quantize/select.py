@@ -73,7 +73,9 @@ def _grow(graph: ir.Graph, candidates: dict[ir.Node, StaticForm]) -> set[ir.Node
             chosen.add(node)
     for node in reversed(list(graph)):
         is_unary = node in chosen and len(candidates[node].data) == 1 and not candidates[node].shares
-        is_elementwise = is_unary and not candidates[node].name.is_weighted and candidates[node].name.base not in _REDUCING
+        is_elementwise = (
+            is_unary and not candidates[node].name.is_weighted and candidates[node].name.base not in _REDUCING
+        )
         if is_elementwise and all(user not in chosen for user in _consumers(node)):
             chosen.discard(node)
     return chosen
