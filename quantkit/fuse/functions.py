@@ -64,7 +64,7 @@ class Emitter:
 
     def __call__(
         self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any], outputs: int = 1
-    ):  # type: ignore[no-untyped-def]
+    ) -> Any:
         attrs = [
             value if isinstance(value, ir.Attr) and value.name == name else _attribute(name, value)
             for name, value in attributes.items()

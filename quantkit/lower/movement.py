@@ -128,6 +128,15 @@ def lower_depth_to_space(context: Lowering, node: ir.Node, name: OpName) -> None
     context.set(node.outputs[0], context.reshaped(parts, (n, inner, h * block, w * block)))
 
 
+NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "round_prefer_floor": lambda v: np.ceil(v - 0.5),
+    "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+"""nearest_mode of ONNX Resize -> how a source coordinate becomes an index."""
+
+
 def _source_indices(size: int, out: int, scale: float, mode: str, rounding: str) -> np.ndarray:
     """The input index of each output index: ONNX Resize-19, nearest. int32 [out]."""
     i = np.arange(out, dtype=np.float64)
@@ -137,13 +146,7 @@ def _source_indices(size: int, out: int, scale: float, mode: str, rounding: str)
         x = i * (size - 1) / (out - 1) if out > 1 else np.zeros(out)
     else:
         x = (i + 0.5) / scale - 0.5 if not (mode == "pytorch_half_pixel" and out == 1) else np.zeros(out)
-    nearest: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-        "floor": np.floor,
-        "ceil": np.ceil,
-    }[rounding]
-    return np.clip(nearest(x), 0, size - 1).astype(np.int32)
+    return np.clip(NEAREST[rounding](x), 0, size - 1).astype(np.int32)
 
 
 def lower_resize(context: Lowering, node: ir.Node, name: OpName) -> None:

@@ -26,11 +26,12 @@ def _window(node: ir.Node, spatial: tuple[int, ...]) -> dict[str, list[int]]:
             "dilations": lead + dilations, "begin": begin, "end": end}  # fmt: skip
 
 
-def _pooled_size(size: int, kernel: int, stride: int, dilation: int, begin: int, end: int, ceil: bool) -> int:
+def _pooled_size(window: dict[str, list[int]], axis: int, size: int, ceil: bool) -> int:
     """ONNX's output size; with ceil_mode a window must start inside the input or its first pad."""
-    span = size + begin + end - dilation * (kernel - 1) - 1
+    kernel, stride, dilation = (window[key][axis] for key in ("kernel", "strides", "dilations"))
+    span = size + window["begin"][axis] + window["end"][axis] - dilation * (kernel - 1) - 1
     out = (-(-span // stride) if ceil else span // stride) + 1
-    if ceil and (out - 1) * stride >= size + begin:
+    if ceil and (out - 1) * stride >= size + window["begin"][axis]:
         out -= 1
     return out
 
@@ -41,8 +42,7 @@ def lower_window_pool(context: Lowering, node: ir.Node, name: OpName) -> None:
     w = _window(node, spatial)
     in_hw = [1, *spatial] if len(spatial) == 1 else list(spatial)
     ceil = "ceil_mode" in node.attributes and node.attributes["ceil_mode"].as_int() == 1
-    columns = zip(in_hw, w["kernel"], w["strides"], w["dilations"], w["begin"], w["end"], strict=True)
-    out_hw = [_pooled_size(*column, ceil) for column in columns]
+    out_hw = [_pooled_size(w, axis, size, ceil) for axis, size in enumerate(in_hw)]
     fields: dict[str, Any] = {
         "kernel_h": w["kernel"][0], "kernel_w": w["kernel"][1],
         "stride_h": w["strides"][0], "stride_w": w["strides"][1],
