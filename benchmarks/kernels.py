@@ -112,9 +112,10 @@ class Timer:
         weights = rng.integers(-127, 128, shape, dtype=np.int8)
         bias = rng.integers(-9999, 9999, conv.out_c, dtype=np.int32)
         multiplier = np.full(conv.out_c, 0.001, np.float32)
-        x = rng.integers(0, 256, batch * conv.size**2 * conv.in_c, dtype=np.uint8)
-        residual = rng.integers(0, 256, batch * conv.out_size**2 * conv.out_c, dtype=np.uint8)
-        out = np.zeros(residual.size, np.uint8)
+        x = aligned(batch * conv.size**2 * conv.in_c)
+        x[:] = rng.integers(0, 256, x.size, dtype=np.uint8)
+        residual, out = (aligned(batch * conv.out_size**2 * conv.out_c) for _ in range(2))
+        residual[:] = rng.integers(0, 256, residual.size, dtype=np.uint8)
         params = ffi.new("qk_conv_params *")
         sizes = {"batch": batch, "in_h": conv.size, "in_w": conv.size, "in_c": conv.in_c, "in_pitch": conv.in_c}
         sizes |= {"out_h": conv.out_size, "out_w": conv.out_size, "out_c": conv.out_c, "out_pitch": conv.out_c}

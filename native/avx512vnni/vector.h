@@ -113,7 +113,10 @@ V_INLINE vi v_load_bytes(const uint8_t *p, int64_t left) {
     return _mm512_maskz_loadu_epi8(v_byte_mask(left), p);
 }
 V_INLINE void v_store_bytes(uint8_t *p, vi x, int64_t left) {
-    _mm512_mask_storeu_epi8(p, v_byte_mask(left), x);
+    if (left >= 4 * LANES)
+        _mm512_storeu_si512(p, x);
+    else
+        _mm512_mask_storeu_epi8(p, v_byte_mask(left), x);
 }
 
 #endif
