@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import click
 
+from quantkit import __version__
 from quantkit.cli.look import demo, doctor, inspect
 from quantkit.cli.measure import bench, compare, run
 from quantkit.cli.produce import calibrate, convert, export, quantize
@@ -28,7 +29,7 @@ class _InOrder(click.Group):
 
 
 @click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="quantkit", message="quantkit %(version)s")
+@click.version_option(__version__, message="quantkit %(version)s")
 def cli() -> None:
     """Turn an FP32 ONNX model and a folder of samples into an exact, fast INT8 model."""
 

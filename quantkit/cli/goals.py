@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from quantkit.report.compare import Comparison
 
 
+def goal_reference(goals: GoalOptions, model: Path, given: Path | None, is_fp32: bool) -> Path | None:
+    """The FP32 model that the goals are judged against: `given`, `model` itself or the one beside it; None: no goal.
+
+    Raises UsageError if there is a goal and no FP32 model, before any work.
+    """
+    if goals == GoalOptions(None, None, None):
+        return None
+    if given is not None or is_fp32:
+        return given or model
+    from quantkit.cli.inputs import find_reference
+
+    return find_reference(model)
+
+
 def require_labels(goals: GoalOptions, model: Path, data: str, sampling: DataOptions) -> None:
     """Raise UsageError before any work if --max-drop cannot be judged for lack of labels."""
     if goals.max_drop is None:
@@ -27,7 +41,7 @@ def require_labels(goals: GoalOptions, model: Path, data: str, sampling: DataOpt
 
 def check_goals(
     goals: GoalOptions,
-    reference: Path | None,
+    reference: Path,
     int8: Path,
     data: str,
     sampling: DataOptions,
@@ -35,21 +49,18 @@ def check_goals(
     isa: str | None,
     console: Console,
 ) -> None:
-    """Compare `int8` with its FP32 reference on `data`. Raises AccuracyGoalMissed; without goals does nothing."""
-    if goals == GoalOptions(None, None, None):
-        return
-    from quantkit.cli.inputs import find_reference
-    from quantkit.report.compare import compare
+    """Compare `int8` with its FP32 reference on `data`. Raises AccuracyGoalMissed."""
+    from quantkit import pipeline
 
-    comparison = compare(
-        reference or find_reference(int8),
+    comparison = pipeline.compare(
+        reference,
         int8,
         data,
         **vars(sampling),
         threads=threads,
         isa=isa,
         layers=False,
-        throughput=False,
+        seconds=0.0,
         progress=console.progress,
         warn=console.warn,
     )

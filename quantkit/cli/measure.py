@@ -54,6 +54,14 @@ def run(model: Path, data: str, output: Path | None, force: bool, quiet: bool, v
 @model_argument("fp32", "FP32.onnx")
 @model_argument("int8", "INT8.onnx")
 @data_option
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.0),
+    default=4.0,
+    show_default=True,
+    metavar="S",
+    help="Time to measure throughput for; 0: do not.",
+)
 @click.option("--report", type=FILE, metavar="OUT.html", help="Also write the result as one HTML page.")
 @json_option
 @overwrite_option
@@ -63,7 +71,7 @@ def run(model: Path, data: str, output: Path | None, force: bool, quiet: bool, v
 @console_options
 def compare(fp32: Path, int8: Path, data: str, **options: Any) -> None:
     """Compare an INT8 model with its FP32 original: accuracy, fidelity, size, throughput, error by layer."""
-    from quantkit.report.compare import compare as compare_models
+    from quantkit import pipeline
     from quantkit.report.files import check_output, write_json, write_text
     from quantkit.report.html import comparison_page
 
@@ -72,7 +80,7 @@ def compare(fp32: Path, int8: Path, data: str, **options: Any) -> None:
     for path in filter(None, (report, json_path)):
         check_output(path, inputs=[fp32, int8], force=force)
     sampling = taken(DataOptions, options)
-    comparison = compare_models(
+    comparison = pipeline.compare(
         fp32, int8, data, **vars(sampling), **options, progress=console.progress, warn=console.warn
     )
     console.result(comparison.to_text(every_layer=console.verbose))

@@ -31,6 +31,7 @@ class DataOptions:
     preprocess: str | None
     samples: int | None
     batch_size: int | None
+    seed: int
     strict: bool
 
 
@@ -41,7 +42,6 @@ class QuantizeOptions:
     method: str | None
     keep_fp32: tuple[str, ...]
     effort: str
-    seed: int
     reference: Path | None
     table_in: Path | None
     table_out: Path | None
@@ -99,6 +99,7 @@ sample_options = _stacked(
     ),
     click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use a seeded random N of the samples."),
     click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples a batch."),
+    click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of every random choice."),
     click.option("--strict", is_flag=True, help="An unreadable sample is an error, not a warning."),
 )
 
@@ -113,7 +114,6 @@ quantize_options = _stacked(
     click.option("--method", type=click.Choice(METHODS), help="How to find ranges. Default: what measures best."),
     keep_option,
     click.option("--effort", type=click.Choice(EFFORTS), default="balanced", show_default=True, help="Time spent."),
-    click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of every random choice."),
     click.option("--reference", type=FILE, metavar="FP32.onnx", help="The FP32 model, if it is not beside the input."),
     click.option("--table-in", type=FILE, metavar="TABLE.json", help="Reuse saved ranges; refused if of other data."),
     click.option("--table-out", type=FILE, metavar="TABLE.json", help="Save the ranges found."),

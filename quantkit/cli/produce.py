@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantkit.cli.console import Console
-from quantkit.cli.goals import check_goals, require_labels
+from quantkit.cli.goals import check_goals, goal_reference, require_labels
 from quantkit.cli.options import (
     DataOptions,
     GoalOptions,
@@ -111,28 +111,29 @@ def _quantize(command: str, model: Path, data: str, options: dict[str, Any]) -> 
     sampling, quantizing = taken(DataOptions, options), taken(QuantizeOptions, options)
     goals, threads, force = taken(GoalOptions, options), options["threads"], options["force"]
     target = _target(model, options["output"], ".int8.onnx", force)
-    reference = quantizing.reference or (model if command == "quantize" else None)
+    reference = goal_reference(goals, model, quantizing.reference, is_fp32=command == "quantize")
     require_labels(goals, model, data, sampling)
-    settings = dict(
-        config=_config(quantizing),
+    settings = {key: value for key, value in vars(sampling).items() if key != "seed"}
+    settings.update(
+        config=_config(quantizing, sampling.seed),
         threads=threads,
         table_in=quantizing.table_in,
         table_out=quantizing.table_out,
         progress=console.progress,
         warn=console.warn,
-        **vars(sampling),
     )
     if quantizing.reference is not None:
         settings["reference"] = quantizing.reference
     result = getattr(pipeline, command)(model, data, **settings)
     _save(result, target, force, console)
-    check_goals(goals, reference, target, data, sampling, threads, options["isa"], console)
+    if reference is not None:
+        check_goals(goals, reference, target, data, sampling, threads, options["isa"], console)
 
 
-def _config(options: QuantizeOptions) -> QuantConfig:
+def _config(options: QuantizeOptions, seed: int) -> QuantConfig:
     from quantkit.types import QuantConfig
 
-    return QuantConfig(method=options.method, keep_fp32=options.keep_fp32, effort=options.effort, seed=options.seed)
+    return QuantConfig(method=options.method, keep_fp32=options.keep_fp32, effort=options.effort, seed=seed)
 
 
 def _target(model: Path, output: Path | None, suffix: str, force: bool) -> Path:

@@ -123,7 +123,7 @@ def compare(
     threads: int | None = None,
     isa: str | None = None,
     layers: bool = True,
-    throughput: bool = True,
+    seconds: float = THROUGHPUT_SECONDS,
     float_graph: Callable[[Any], onnx.ModelProto] | None = None,
     progress: Progress | None = None,
     **sampling: Any,
@@ -131,6 +131,7 @@ def compare(
     """Run both models (path, ModelProto or onnx_ir.Model) on `data` and compare their outputs.
 
     sampling: keywords of `report.samples.open_samples`; the default `preprocess` is in the INT8 metadata.
+    layers: measure the error by layer. seconds: time to measure throughput for; 0: do not.
     float_graph: the FP32 model rewritten so that its tensors are those of the INT8 model; None: as it is.
     Raises ModelError if the outputs of the two differ in name, DataError if there is no sample.
     """
@@ -162,7 +163,7 @@ def compare(
         agreement=tally.agreement,
         sqnr_db=tally.power.db,
         flips=tally.flips(),
-        throughput=_throughput(runner, session, first.feeds, progress) if throughput else None,
+        throughput=_throughput(runner, session, first.feeds, seconds, progress) if seconds > 0 else None,
         coverage=coverage(session.plan),
         machine=describe_machine(session.isa, threads),
         layers=errors,
@@ -189,18 +190,18 @@ def _first_feeds(dataset: Any, samples: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _throughput(
-    runner: FloatRunner, session: Session, feeds: dict[str, np.ndarray], progress: Progress | None
+    runner: FloatRunner, session: Session, feeds: dict[str, np.ndarray], seconds: float, progress: Progress | None
 ) -> dict[str, Any]:
     """Samples a second of both, interleaved, on one batch; the speedup is the median over rounds."""
     if progress:
         progress("throughput", 0, None)
-    seconds = interleave([lambda: runner.run(feeds), lambda: session.run(None, feeds)], seconds=THROUGHPUT_SECONDS)
+    times = interleave([lambda: runner.run(feeds), lambda: session.run(None, feeds)], seconds=seconds)
     arrays = [array for array in feeds.values() if np.ndim(array)]
     batch = len(arrays[0]) if arrays else 1
-    fp32, int8 = batch / np.median(seconds, axis=0)
+    fp32, int8 = batch / np.median(times, axis=0)
     return {
         "fp32_onnxruntime": float(fp32),
         "int8_quantkit": float(int8),
-        "speedup": median_ratio(seconds[:, 0], seconds[:, 1]),
+        "speedup": median_ratio(times[:, 0], times[:, 1]),
         "batch": batch,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,6 +11,9 @@ from quantkit.types import Decision
 
 LEFT_ALONE = ("refused", "kept")
 """Actions that need a reason beside them; all others are counted."""
+NAME_LIKE = re.compile(r"[/_]|^\W*\d")
+FEW = 3
+"""Details of one stage and action that are listed as they are."""
 SHOWN = 12
 """Lines of each list without --verbose."""
 
@@ -19,12 +23,10 @@ def summarize(decisions: Sequence[Decision], everything: bool = False) -> str:
     if everything:
         rows = [[d.stage, d.action, d.node, d.detail] for d in decisions]
         return table(["stage", "action", "node", "detail"], rows) if rows else "nothing to do"
-    done = Counter((d.stage, d.action, d.detail) for d in decisions if d.action not in LEFT_ALONE)
-    kinds = Counter((d.stage, d.action) for d in decisions if d.action not in LEFT_ALONE)
     parts = []
+    done = [d for d in decisions if d.action not in LEFT_ALONE]
     if done:
-        rows = _counted(done, kinds)
-        parts.append(table(["count", "stage", "action", "what"], rows))
+        parts.append(table(["count", "stage", "action", "what"], _counted(done)))
     left = [d for d in decisions if d.action in LEFT_ALONE]
     if left:
         rows = [[d.node, d.stage, f"{d.action}: {d.detail}"] for d in left[:SHOWN]]
@@ -32,16 +34,24 @@ def summarize(decisions: Sequence[Decision], everything: bool = False) -> str:
     return "\n\n".join(parts) or "nothing to do"
 
 
-def _counted(done: Counter[tuple[str, str, str]], kinds: Counter[tuple[str, str]]) -> list[list[str]]:
-    """One row a detail; a kind with more details than fit (they name nodes) is one row."""
-    details = Counter((stage, action) for stage, action, _ in done)
+def _counted(done: Sequence[Decision]) -> list[list[str]]:
+    """One row for each detail; where these are too many, for each pattern; where still too many, one in all."""
     rows = []
-    for (stage, action), count in kinds.items():
-        if details[stage, action] > SHOWN:
-            rows.append([str(count), stage, action, f"{details[stage, action]} kinds; see --verbose"])
-            continue
-        rows += [[str(n), stage, action, detail] for (s, a, detail), n in done.items() if (s, a) == (stage, action)]
+    for stage, action in dict.fromkeys((d.stage, d.action) for d in done):
+        details = [d.detail for d in done if (d.stage, d.action) == (stage, action)]
+        counts = Counter(details)
+        if len(counts) > FEW:
+            counts = Counter(map(pattern, details))
+        if len(counts) > SHOWN:
+            counts = Counter({f"{len(counts)} kinds; see --verbose": len(details)})
+        rows += [[str(count), stage, action, what] for what, count in counts.items()]
     return rows
+
+
+def pattern(detail: str) -> str:
+    """`into Conv /stem/Conv` -> `into Conv *`: words that look like names or numbers give way to a star."""
+    words = ["*" if NAME_LIKE.search(word) else word for word in detail.split()]
+    return " ".join(word for i, word in enumerate(words) if word != "*" or words[i - 1 : i] != ["*"])
 
 
 def _more(count: int) -> str:

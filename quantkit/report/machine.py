@@ -8,7 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("quantkit", "numpy", "onnx", "onnx-ir", "onnxruntime", "openvino")
+from quantkit import __version__
+
+PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "openvino")
 
 
 def cpu_name() -> str:
@@ -31,7 +33,7 @@ def core_count() -> int:
 
 def package_versions() -> dict[str, str]:
     """Installed versions of what decides a result; a package that is not installed is left out."""
-    versions = {"python": platform.python_version()}
+    versions = {"quantkit": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

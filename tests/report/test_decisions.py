@@ -15,9 +15,16 @@ def test_what_was_done_is_counted_and_what_was_not_has_its_reason():
 
 
 def test_many_different_details_are_one_line_unless_everything_is_asked_for():
-    decisions = [Decision("fold", "removed", f"n{i}", f"node n{i}") for i in range(SHOWN + 1)]
+    letters = [chr(ord("a") + i) for i in range(SHOWN + 1)]
+    decisions = [Decision("fold", "removed", letter, f"node {letter}") for letter in letters]
     assert f"{SHOWN + 1} kinds" in summarize(decisions)
-    assert all(f"node n{i}" in summarize(decisions, everything=True) for i in range(SHOWN + 1))
+    assert all(f"node {letter}" in summarize(decisions, everything=True) for letter in letters)
+
+
+def test_many_details_that_differ_in_names_alone_are_one_line():
+    decisions = [Decision("fold", "folded", f"bn{i}", f"into Conv /block.{i}/Conv") for i in range(SHOWN + 1)]
+    row = summarize(decisions).splitlines()[-1]
+    assert row.split() == [str(SHOWN + 1), "fold", "folded", "into", "Conv", "*"]
 
 
 def test_a_long_list_of_refusals_says_how_many_are_not_shown():
