@@ -18,6 +18,9 @@ DONE_NOTHING = "refused"
 """The action of a Decision that changed nothing."""
 
 
+_NAMES_KEY = "quantkit.fold.value_names"
+
+
 class RefusalError(Exception):
     """A rewrite that matched must not be done; the message says why. The graph is unchanged."""
 
@@ -32,6 +35,7 @@ def rewrite_nodes(model: ir.Model, op_types: Collection[str], rewrite: Rewrite) 
 
     An exception is a refusal: rewrites edit only after everything is computed, so the graph stays as it was.
     """
+    forget_names(model.graph)
     decisions = []
     for node in list(model.graph):
         if node.graph is not model.graph or node.domain != "" or node.op_type not in op_types:
@@ -95,17 +99,28 @@ def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 def unused_value_name(graph: ir.Graph, name: str) -> str:
     """`name` with the first suffix "_folded", "_folded_2", ... that no value of the graph or its subgraphs has."""
-    used = {value.name for node in graph.all_nodes() for value in (*node.outputs, *node.inputs) if value is not None}
-    used.update(graph.initializers)
-    used.update(value.name for value in graph.inputs)
-    for subgraph in graph.subgraphs():
-        used.update(subgraph.initializers)
-        used.update(value.name for value in subgraph.inputs)
+    used = graph.meta.get(_NAMES_KEY)
+    if used is None:
+        used = graph.meta[_NAMES_KEY] = _value_names(graph)
     stem = name if name.endswith("_folded") else f"{name}_folded"
     candidate, suffix = stem, 2
     while candidate in used:
         candidate, suffix = f"{stem}_{suffix}", suffix + 1
+    used.add(candidate)
     return candidate
+
+
+def forget_names(graph: ir.Graph) -> None:
+    """Drop the set of used value names, which is kept during one pass only: between passes anybody may rename."""
+    graph.meta.pop(_NAMES_KEY, None)
+
+
+def _value_names(graph: ir.Graph) -> set[str | None]:
+    used = {value.name for node in graph.all_nodes() for value in node.outputs}
+    for body in (graph, *graph.subgraphs()):
+        used.update(body.initializers)
+        used.update(value.name for value in body.inputs)
+    return used
 
 
 def unused_node_name(graph: ir.Graph, name: str) -> str:
@@ -189,19 +204,6 @@ def known_shape(value: ir.Value | None) -> tuple[int, ...] | None:
 def rank(value: ir.Value | None) -> int | None:
     """Number of dimensions, None if unknown."""
     return None if value is None or value.shape is None else len(value.shape)
-
-
-def same_shape(a: ir.Value, b: ir.Value) -> bool:
-    """Whether both shapes are known to be equal: the same numbers and the same named symbols."""
-    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
-        return False
-    return all(_same_dim(p, q) for p, q in zip(a.shape.dims, b.shape.dims, strict=True))
-
-
-def _same_dim(p: int | ir.SymbolicDim, q: int | ir.SymbolicDim) -> bool:
-    if isinstance(p, int) or isinstance(q, int):
-        return isinstance(p, int) and isinstance(q, int) and p == q
-    return p.value is not None and p.value == q.value
 
 
 def opset(model: ir.Model) -> int:

@@ -101,7 +101,7 @@ def _into_consumer(node: ir.Node, x: ir.Value, scale: np.ndarray, shift: np.ndar
     if target is None or consumer.graph is not node.graph:
         return None
     vectors = _vectors(target, scale, shift, target.input_channels)
-    if vectors is None:
+    if vectors is None or (target.bias is None and not target.bias_possible and shift.any()):
         return None
     scale_input(target, *vectors)
     output.replace_all_uses_with(x)

@@ -8,8 +8,11 @@ import onnx_ir as ir
 
 from quantkit.fold import shape_values
 from quantkit.fold.editing import constant
-from quantkit.fold.shape_rules import DIM_RULES
+from quantkit.fold.shape_rules import DIM_RULES, PRIVATE
 from quantkit.fold.symbolic import Dim, Size, symbol
+
+LONGEST_ANNOTATION = 100
+"""Longer expressions tell nobody anything: such a dimension is written as unknown."""
 
 
 class ShapeAnalysis:
@@ -26,10 +29,8 @@ class ShapeAnalysis:
         self._elements: dict[ir.Value, np.ndarray | None] = {}
         self._dtypes: dict[ir.Value, ir.DataType] = {}
         self._named: dict[str, Size] = {}
-        self.public_symbols: set[str] = set()
         for value in model.graph.inputs:
             self._annotate(value)
-        self.public_symbols |= set(self._named)
         for node in model.graph:
             self._visit(node)
 
@@ -38,6 +39,10 @@ class ShapeAnalysis:
         if value.is_initializer() and value.const_value is not None:
             return tuple(int(d) for d in value.const_value.shape.numpy())
         return self._dims.get(value)
+
+    def same_shape(self, a: ir.Value, b: ir.Value) -> bool:
+        """Whether both shapes are known to be equal whatever the symbols stand for."""
+        return self.dims(a) is not None and self.dims(a) == self.dims(b)
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         """The element type of `value`, by its annotation or inferred."""
@@ -50,15 +55,15 @@ class ShapeAnalysis:
         return self._elements.get(value)
 
     def annotation(self, value: ir.Value) -> ir.Shape | None:
-        """The shape to write to `value`: numbers, and expressions in the symbols of the graph inputs; else unknown."""
+        """The shape to write to `value`: numbers, and short expressions in the file's own symbols; else unknown."""
         dims = self.dims(value)
         if dims is None:
             return None
         return ir.Shape([dim if isinstance(dim, int) else self._public(dim) for dim in dims])
 
     def _public(self, dim: Size) -> str | None:
-        known = all(name in self.public_symbols for symbols, _ in dim.terms for name in symbols)
-        return str(dim) if known else None
+        text = str(dim)
+        return text if PRIVATE not in text and len(text) <= LONGEST_ANNOTATION else None
 
     def _constant_elements(self, value: ir.Value) -> np.ndarray | None:
         tensor = value.const_value
@@ -75,10 +80,8 @@ class ShapeAnalysis:
             return
         dims: list[Dim] = []
         for axis, dim in enumerate(value.shape.dims):
-            named = dim if isinstance(dim, int) else self._symbol(dim.value or f"{value.name}.{axis}")
+            named = dim if isinstance(dim, int) else self._symbol(dim.value or f"{PRIVATE}{value.name}.{axis}")
             dims.append(named)
-            if not isinstance(dim, int) and dim.value:
-                self.public_symbols.add(dim.value)
         self._dims[value] = tuple(dims)
 
     def _symbol(self, name: str) -> Size:
@@ -156,5 +159,5 @@ class ShapeAnalysis:
             if dim.HasField("dim_value"):
                 dims.append(dim.dim_value)
             else:
-                dims.append(self._symbol(dim.dim_param or f"{name}.{axis}"))
+                dims.append(self._symbol(dim.dim_param or f"{PRIVATE}{name}.{axis}"))
         return tuple(dims)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from quantkit.fold.shape_analysis import ShapeAnalysis
 
 Dims = tuple[Dim, ...]
+PRIVATE = "$"
+"""Begins the symbol of a dimension that no input names; such symbols are never written to the model."""
 TO_THE_END = (1 << 31) - 1
 """Ends from here on mean "to the end": exporters write INT32_MAX or INT64_MAX."""
 
@@ -41,7 +43,7 @@ def _reshape(node: ir.Node, analysis: ShapeAnalysis) -> Dims | None:
         rest = product(e for e in result if e != -1)
         quotient = exact_quotient(product(dims), rest)
         position = result.index(-1)
-        result[position] = quotient if quotient is not None else symbol(f"{node.outputs[0].name}.{position}")
+        result[position] = quotient if quotient is not None else symbol(f"{PRIVATE}{node.outputs[0].name}.{position}")
     return tuple(result)
 
 
@@ -52,9 +54,14 @@ def _expand(node: ir.Node, analysis: ShapeAnalysis) -> Dims | None:
     width = max(len(dims), len(target))
     left: list[Dim] = [*([1] * (width - len(dims))), *dims]
     right: list[Dim] = [*([1] * (width - len(target))), *target]
-    return tuple(
-        b if a == 1 else a if b == 1 or a == b or isinstance(a, int) else b for a, b in zip(left, right, strict=True)
-    )
+    return tuple(_broadcast(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _broadcast(a: Dim, b: Dim) -> Dim:
+    """The common dimension of two that broadcast: a number above 1 decides, and a symbol wins over 1."""
+    if a == 1 or b == 1:
+        return b if a == 1 else a
+    return a if isinstance(a, int) else b
 
 
 def _constant_of_shape(node: ir.Node, analysis: ShapeAnalysis) -> Dims | None:
@@ -88,7 +95,7 @@ def _slice(node: ir.Node, analysis: ShapeAnalysis) -> Dims | None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if not isinstance(axis, int):
             return None
-        name = f"{node.outputs[0].name}.{axis}"
+        name = f"{PRIVATE}{node.outputs[0].name}.{axis}"
         result[axis] = _sliced(dims[axis], start, end, step, name)
     return tuple(result)
 
@@ -109,7 +116,7 @@ def _window(node: ir.Node, analysis: ShapeAnalysis) -> Dims | None:
     output = analysis.dims(node.outputs[0])
     if dims is None or output is None or len(dims) != len(output) or all(isinstance(d, int) for d in dims[2:]):
         return None
-    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or node.attributes.get_int("ceil_mode", 0):
+    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or node.attributes.get_int("ceil_mode", 0) == 1:
         return None
     weight = _input_dims(node, analysis, 1) if node.op_type == "Conv" else None
     kernel = node.attributes.get_ints("kernel_shape") or (weight[2:] if weight else None)

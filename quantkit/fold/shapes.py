@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.fold.editing import RefusalError, add_constant, constant, decide, graph_of, rewrite_nodes
+from quantkit.fold.editing import RefusalError, add_constant, constant, decide, forget_names, graph_of, rewrite_nodes
 from quantkit.fold.shape_analysis import ShapeAnalysis
-from quantkit.fold.symbolic import Dim, Size, exact_quotient
+from quantkit.fold.symbolic import Dim, Size, exact_quotient, shown
 from quantkit.types import Decision
 
 INT64_MAX = np.iinfo(np.int64).max
@@ -36,6 +36,7 @@ def fold_shapes(model: ir.Model) -> list[Decision]:
     Reshape: 0 for a dimension of the input, one -1. Slice: INT64_MAX for "to the end", negative offsets from it.
     Expand: 1 for a dimension that stays. Resize: sizes that are a fixed multiple of the input become scales.
     """
+    forget_names(model.graph)
     analysis = ShapeAnalysis(model)
     replaced = _replace_known(model, analysis)
 
@@ -107,9 +108,7 @@ def _reshape(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
             numbers.append(None)
     unknown = [position for position, number in enumerate(numbers) if number is None]
     if len(unknown) > 1 or (unknown and -1 in numbers):
-        raise RefusalError(
-            f"Reshape target [{', '.join(map(str, target))}] has more than one size known only at run time"
-        )
+        raise RefusalError(f"Reshape to {shown(target)} has more than one size known only at run time")
     node.attributes.pop("allowzero", None)
     return _write(node, 1, [-1 if number is None else number for number in numbers])
 
@@ -126,7 +125,7 @@ def _expand(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
         elif isinstance(element, int):
             numbers.append(element)
         else:
-            raise RefusalError(f"Expand to [{', '.join(map(str, target))}] needs a size known only at run time")
+            raise RefusalError(f"Expand to {shown(target)} needs a size known only at run time")
     return _write(node, 1, numbers)
 
 
@@ -163,7 +162,7 @@ def _bound(element: Dim, size: Dim) -> int:
         return element
     difference = element - size
     if not isinstance(difference, int):
-        raise RefusalError(f"Slice bound {element} of an axis of size {size} is known only at run time")
+        raise RefusalError(f"Slice bound {shown([element])} on an axis {shown([size])} is known only at run time")
     return difference if difference < 0 else INT64_MAX
 
 
@@ -177,7 +176,7 @@ def _resize(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
     for size, dim in zip(sizes, dims, strict=True):
         ratio = exact_quotient(size, dim)
         if not isinstance(ratio, int) or ratio < 1:
-            raise RefusalError(f"Resize to [{', '.join(map(str, sizes))}] is no fixed multiple of its input")
+            raise RefusalError(f"Resize to {shown(sizes)} is no fixed multiple of its input")
         ratios.append(ratio)
     name = node.inputs[3].name if node.inputs[3] is not None else None
     scales = add_constant(graph_of(node), name or f"{node.name}_scales", np.array(ratios, np.float32))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+LONGEST_SHOWN = 24
+"""Characters of an expression in a message."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -41,10 +44,15 @@ class Size:
 
     def __str__(self) -> str:
         texts = []
-        for symbols, factor in self.terms:
+        for symbols, factor in reversed(self.terms):
             product = "*".join(symbols)
             texts.append(product if factor == 1 and symbols else "*".join(filter(None, [str(factor), product])))
-        return " + ".join(texts)
+        return " + ".join(texts).replace("+ -", "- ")
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The names it depends on."""
+        return frozenset(name for symbols, _ in self.terms for name in symbols)
 
 
 Dim = int | Size
@@ -63,7 +71,17 @@ def floor_divide(a: Dim, b: Dim) -> Dim:
     if a == b:
         return 1
     quotient = exact_quotient(a, b)
-    return symbol(f"floor(({a})/({b}))") if quotient is None else quotient
+    return symbol(f"floor({_operand(a)}/{_operand(b)})") if quotient is None else quotient
+
+
+def _operand(value: Dim) -> str:
+    return f"({value})" if isinstance(value, Size) and len(value.terms) > 1 else str(value)
+
+
+def shown(dims: Iterable[Dim]) -> str:
+    """A shape for a message; long expressions are cut."""
+    texts = [str(dim) for dim in dims]
+    return "[" + ", ".join(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..." for text in texts) + "]"
 
 
 def exact_quotient(a: Dim, b: Dim) -> Dim | None:

@@ -60,11 +60,13 @@ def load(source: str | Path | onnx.ModelProto | ir.Model, *, strict: bool = True
     model, inlined = functions.inline_functions(model, label)
     model, raised = opset.raise_opset(model, label)
     decisions += inlined + raised
+    constants.lift_constants(model)
     for name in constants.drop_initializer_inputs(model):
         decisions.append(Decision("load", "frozen", name, "an initializer that was also a graph input is a constant"))
     model.ir_version = max(model.ir_version, opset.minimum_ir_version(model))
     for name in names.name_nodes(model):
         decisions.append(Decision("load", "renamed", name, "another node has the same name"))
+    shapes.clear_placeholders(model)
     shapes.infer_shapes(model)
     checks.check_weights(model, label)
     if artifact_kind(model) == "fp32":

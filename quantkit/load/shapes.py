@@ -17,6 +17,17 @@ UNNAMED_PREFIX = "unk__"
 """onnx.shape_inference names the dimensions it cannot tell so; they carry no information and are written as unknown."""
 
 
+def clear_placeholders(model: ir.Model) -> None:
+    """Dimensions of graph inputs and outputs written as -1 or "?" mean unknown, each on its own: no common symbol."""
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None:
+            value.shape = ir.Shape([None if _is_placeholder(dim) else dim for dim in value.shape.dims])
+
+
+def _is_placeholder(dim: int | ir.SymbolicDim) -> bool:
+    return dim < 0 if isinstance(dim, int) else dim.value in ("", "?", "-1")
+
+
 def light_proto(model: ir.Model) -> onnx.ModelProto:
     """The model with every large initializer turned into a graph input: small whatever the size of the weights.
 
