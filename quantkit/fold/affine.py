@@ -146,10 +146,12 @@ def _store(target: Weighted, view: np.ndarray, bias: np.ndarray) -> None:
     old_weight, old_bias = input_at(node, 1), input_at(node, 2)
     assert old_weight is not None
     assert old_weight.const_value is not None
-    weight = _ungrouped(node, view, tuple(old_weight.const_value.shape.numpy())).astype(np.float32)
-    if not (np.isfinite(weight).all() and np.isfinite(bias.astype(np.float32)).all()):
+    shape = tuple(old_weight.const_value.shape.numpy())
+    with np.errstate(over="ignore"):
+        weight, new_bias = _ungrouped(node, view, shape).astype(np.float32), bias.astype(np.float32)
+    if not (np.isfinite(weight).all() and np.isfinite(new_bias).all()):
         raise RefusalError(f"the new weights of {node.op_type} {node.name} would not be finite")
     set_input(node, 1, add_constant(graph, old_weight.name or "weight", weight))
     if target.bias is not None or bias.any():
         name = old_bias.name if old_bias is not None else f"{node.name}.bias"
-        set_input(node, 2, add_constant(graph, name or "bias", bias.astype(np.float32)))
+        set_input(node, 2, add_constant(graph, name or "bias", new_bias))

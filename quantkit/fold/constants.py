@@ -112,7 +112,7 @@ def _single_node_model(node: ir.Node) -> onnx.ModelProto:
         info(value) if value.dtype is not None else onnx.helper.make_empty_tensor_value_info(value.name or "")
         for value in _named_outputs(node)
     ]
-    graph = onnx.helper.make_graph([ir.to_proto(node)], "constant", list(inputs.values()), outputs)
+    graph = onnx.helper.make_graph([ir.serde.serialize_node(node)], "constant", list(inputs.values()), outputs)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in graph_of(node).opset_imports.items()]
     lowest = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
     return onnx.helper.make_model(graph, opset_imports=imports, ir_version=max(lowest, 4))

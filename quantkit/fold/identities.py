@@ -70,6 +70,11 @@ def _pad(node: ir.Node, analysis: ShapeAnalysis) -> ir.Value | None:
     return data_input(node) if pads is not None and not pads.any() else None
 
 
+def _tile(node: ir.Node, analysis: ShapeAnalysis) -> ir.Value | None:
+    repeats = constant(node.inputs[1])
+    return data_input(node) if repeats is not None and (repeats == 1).all() else None
+
+
 def _slice(node: ir.Node, analysis: ShapeAnalysis) -> ir.Value | None:
     """Equal shapes; with steps of 1 (a step of -1 keeps the shape and reverses)."""
     steps = input_at(node, 4)
@@ -130,7 +135,7 @@ IDENTITY_RULES: dict[str, IdentityRule] = {
     "Squeeze": _same_shape,
     "Unsqueeze": _same_shape,
     "Expand": _same_shape,
-    "Tile": _same_shape,
+    "Tile": _tile,
     "Transpose": _transpose,
     "Pad": _pad,
     "Slice": _slice,

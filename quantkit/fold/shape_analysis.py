@@ -120,7 +120,7 @@ class ShapeAnalysis:
             schema = onnx.defs.get_schema(node.op_type, self._versions.get(node.domain, 1), node.domain)
             types = {v.name or "": self._type_proto(v) for v in node.inputs if v is not None}
             data = {v.name or "": t for v in node.inputs if v is not None and (t := self._tensor_proto(v)) is not None}
-            proto = ir.to_proto(node)
+            proto = ir.serde.serialize_node(node)
             return onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=self._imports)
         except Exception:
             return {}
