@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fold_cases import build, folded, normal, op_types
 
 from quantkit.fold.activations import name_activations
+from tests.fold.fold_cases import build, folded, normal, op_types
 
 CONSTANTS = {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6), "sixth": np.float32(1 / 6)}
 HARD = "a = Add(x, three)\n c = Clip(a, zero, six)\n"

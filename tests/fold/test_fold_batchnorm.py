@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fold_cases import array_of, batchnorm_parameters, build, folded, node_of, normal, op_types, refusals
 
 from quantkit.fold.batchnorm import batchnorm_to_conv, fold_batchnorm
+from tests.fold.fold_cases import array_of, batchnorm_parameters, build, folded, node_of, normal, op_types, refusals
 
 BN = "BatchNormalization"
 

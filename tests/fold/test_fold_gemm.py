@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fold_cases import array_of, build, folded, node_of, normal, op_types, refusals
 
 from quantkit.fold.gemm import normalize_gemm
+from tests.fold.fold_cases import array_of, build, folded, node_of, normal, op_types, refusals
 
 
 @pytest.mark.parametrize("trans_a", [0, 1])

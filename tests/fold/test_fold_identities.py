@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fold_cases import build, folded, op_types
 
 from quantkit.fold.identities import remove_identities
 from quantkit.fold.transposes import merge_transposes
+from tests.fold.fold_cases import build, folded, op_types
 
 
 def ints(*values):

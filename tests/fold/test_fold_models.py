@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from fold_cases import run
 
 from quantkit.fold import fold
 from quantkit.load import input_specs, load, output_specs
+from tests.fold.fold_cases import run
 
 WHOLE_MODEL = 1e-4
 """Largest difference relative to the largest output: 1e-6 was seen over 200 layers."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fold_cases import build, folded, node_of, normal, op_types, refusals
 
 from quantkit.fold.explicit import write_out_attributes
 from quantkit.fold.padding import fold_pads
+from tests.fold.fold_cases import build, folded, node_of, normal, op_types, refusals
 
 PADS = np.array([0, 0, 0, 1, 0, 0, 2, 1], np.int64)  # top 0, left 1, bottom 2, right 1
 

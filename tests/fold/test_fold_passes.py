@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from fold_cases import batchnorm_parameters, build, folded, normal, op_types
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from quantkit.fold import fold
 from quantkit.fold.editing import add_constant, decide, rewrite_nodes
 from quantkit.load import load
 from quantkit.types import Decision
+from tests.fold.fold_cases import batchnorm_parameters, build, folded, normal, op_types
 
 
 def test_a_whole_block_becomes_three_nodes():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fold_cases import array_of, build, folded, normal, op_types, refusals
 
 from quantkit.fold.scale_shift import fold_scale_shift
+from tests.fold.fold_cases import array_of, build, folded, normal, op_types, refusals
 
 CHANNELS = normal(8, 1, 1) + 3
 FORMS = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fold_cases import array_of, build, folded, node_of, normal, op_types, refusals
 
 from quantkit.fold.constants import fold_constants
 from quantkit.fold.shape_analysis import ShapeAnalysis
 from quantkit.fold.shapes import fold_shapes
 from quantkit.load import load
+from tests.fold.fold_cases import array_of, build, folded, node_of, normal, op_types, refusals
 
 
 def ints(*values):
