@@ -83,7 +83,7 @@ def test_every_pair_of_bytes_at_every_extreme_of_the_zero_points(multiply: int) 
     b = np.tile(np.arange(256, dtype=np.uint8), 256)
     strides: list[tuple[int, ...]] = [(0, 0, 1)] * 3
     for zero_points in ((0, 0, 0), (255, 255, 255), (128, 0, 255), (0, 255, 128)):
-        for multiplier in (0.5, 1e-4, 3e30):
+        for multiplier in (0.5, 1e-4, 1000.0, 3e30):
             k = Numbers(multiply, *zero_points[:2], multiplier, 0.25, zero_points[2])
             check(lib.QK_BINARY, binary_params((1, 1, a.size), strides, k, None), [a, b], combined(a, b, k))
 

@@ -82,6 +82,26 @@ def test_any_permutation_of_six_dims() -> None:
         check_copy(dims, contiguous(dims), np.array(contiguous(dims[order]))[np.argsort(order)], seed)
 
 
+def with_random_gaps(dims: Any, order: Any, rng: np.random.Generator) -> list[int]:
+    """Strides of a tensor whose dims lie in memory in `order`, outermost first, with gaps after some of them."""
+    strides, step = [0] * len(dims), 1
+    for i in reversed(order):
+        strides[i] = step
+        step = int(step * dims[i] + rng.choice([0, 0, 0, 1, 37]))
+    return strides
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_dims_orders_and_gaps(seed: int) -> None:
+    rng = np.random.default_rng(1000 + seed)
+    rank = int(rng.integers(1, RANK + 1))
+    dims = rng.choice([1, 2, 3, 4, 8, 15, 16, 17, 33, 64, 100, 2500], rank)
+    while dims.prod() > 60_000:
+        dims[dims.argmax()] = rng.integers(1, 5)
+    in_order, out_order = rng.permutation(rank), rng.permutation(rank)
+    check_copy(dims, with_random_gaps(dims, in_order, rng), with_random_gaps(dims, out_order, rng), seed)
+
+
 def test_steps_and_broadcasts() -> None:
     check_copy((4, 10, 33), (5000, 200, 3), (330, 33, 1))
     check_copy((4, 10, 33), (330, 33, 1), (5000, 200, 3))
