@@ -123,6 +123,10 @@ V_INLINE void v_store_bytes(uint8_t *p, vi x, int64_t left) {
     }
 }
 
+V_INLINE void v_widen_16(int16_t *to, const uint8_t *from) {
+    _mm256_storeu_si256((vi *)to, _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from)));
+}
+
 /* u8 to s16. Reads and writes exactly `count`; the last vectors overlap. */
 V_INLINE void v_widen_u8(int16_t *to, const uint8_t *from, int64_t count) {
     if (count >= 16) {
