@@ -5,23 +5,24 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 BUILT := $(VENV)/built
 ENGINE := $(shell find native -type f)
-C_FILES := $(filter %.c %.h %.inc,$(ENGINE))
+C_FILES := $(filter %.c %.h %.inc,$(ENGINE)) $(wildcard tests/*/*.c)
 
-.PHONY: help demo test test-slow check format docs bench build clean
+.PHONY: help demo test test-slow test-emulator check format docs bench build clean
 
 help:
-	@echo "make demo       set up everything, quantize the embedded model, compare it with FP32"
-	@echo "make test       set up everything, run the tests"
-	@echo "make test-slow  also the long tests"
-	@echo "make check      lint, format and type checks"
-	@echo "make format     format Python and C"
-	@echo "make docs       regenerate docs/cli.md"
-	@echo "make bench      time the embedded model, INT8 and FP32"
-	@echo "make clean      remove everything that was built"
+	@echo "make demo          set up everything, quantize the embedded model, compare it with FP32"
+	@echo "make test          set up everything, run the tests"
+	@echo "make test-slow     also the long tests"
+	@echo "make test-emulator every kernel on emulated CPUs (Bochs)"
+	@echo "make check         lint, format and type checks"
+	@echo "make format        format Python and C"
+	@echo "make docs          regenerate docs/cli.md"
+	@echo "make bench         time the embedded model, INT8 and FP32"
+	@echo "make clean         remove everything that was built"
 
 $(INSTALLED): pyproject.toml setup.py .ci/packages
 	.ci/packages $(PYTHON)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
@@ -41,6 +42,10 @@ demo: $(BUILT)
 
 test: $(BUILT)
 	$(BIN)/python -m pytest -m "not slow"
+
+# Every kernel on emulated CPUs with and without VNNI; needs Debian packages, see tests/emulator/README.md.
+test-emulator: $(BUILT)
+	PYTHON=$(abspath $(BIN)/python) tests/emulator/run.sh
 
 test-slow: $(BUILT)
 	$(BIN)/python -m pytest
