@@ -14,7 +14,6 @@ from quantkit.load.specs import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
-    import onnx_ir as ir
 
 INLINE_BYTES = 1_900_000_000
 """Models up to this size go to onnxruntime in memory, larger ones through a folder: protobuf ends at 2 GiB."""
@@ -37,7 +36,7 @@ class FloatRunner:
         if threads is not None:
             options.intra_op_num_threads = threads
         with tempfile.TemporaryDirectory(prefix="quantkit-model-") as folder:
-            source = _exposed(model, expose, Path(folder)) if expose else _source(model, Path(folder))
+            source = _source(model, Path(folder), expose)
             try:
                 self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # onnxruntime's exceptions share no base class but Exception
@@ -74,56 +73,27 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _source(model: Any, folder: Path) -> str | bytes:
-    """What InferenceSession takes: a path or bytes."""
-    if isinstance(model, (str, Path)):
-        return str(model)
-    if isinstance(model, bytes):
-        return model
-    return _serialized(model, folder, ())
-
-
-def _exposed(model: Any, names: Sequence[str], folder: Path) -> str | bytes:
+def _source(model: Any, folder: Path, expose: Sequence[str]) -> str | bytes:
+    """What InferenceSession takes: a path (in `folder` when the model is too large for protobuf) or bytes."""
     import onnx
-
-    if isinstance(model, (str, Path)):
-        model = onnx.load(str(model))
-    elif isinstance(model, bytes):
-        model = onnx.load_model_from_string(model)
-    return _serialized(model, folder, names)
-
-
-def _serialized(model: onnx.ModelProto | ir.Model, folder: Path, expose: Sequence[str]) -> str | bytes:
-    """Bytes of the model with more outputs, or a path in `folder` when it is too large for protobuf."""
-    import onnx
-
-    if isinstance(model, onnx.ModelProto):
-        if model.ByteSize() <= INLINE_BYTES:
-            skeleton = model
-            if expose:
-                skeleton = onnx.ModelProto()
-                skeleton.CopyFrom(model)
-            _add_outputs(skeleton, expose)
-            return skeleton.SerializeToString()
-        onnx.save_model(
-            model,
-            str(folder / "model.onnx"),
-            save_as_external_data=True,
-            location="weights.bin",
-            convert_attribute=False,
-        )
-        return _expose_on_disk(folder / "model.onnx", expose)
     import onnx_ir as ir
 
-    weights = sum(
-        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
-    )
-    if weights <= INLINE_BYTES:
-        proto = ir.serde.serialize_model(model)
-        _add_outputs(proto, expose)
-        return proto.SerializeToString()
-    ir.save(model, folder / "model.onnx", external_data="weights.bin")
-    return _expose_on_disk(folder / "model.onnx", expose)
+    if not expose and isinstance(model, (str, Path)):
+        return str(model)
+    if not expose and isinstance(model, bytes):
+        return model
+    if isinstance(model, (str, Path, bytes)):
+        model = ir.load(model) if isinstance(model, (str, Path)) else onnx.load_model_from_string(model)
+    if isinstance(model, onnx.ModelProto):
+        model = ir.serde.deserialize_model(model)
+    weights = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    external = any(isinstance(weight, ir.ExternalTensor) for weight in weights)
+    if external or sum(weight.nbytes for weight in weights) > INLINE_BYTES:
+        ir.save(model, folder / "model.onnx", external_data="weights.bin")
+        return _expose_on_disk(folder / "model.onnx", expose)
+    proto = ir.serde.serialize_model(model)
+    _add_outputs(proto, expose)
+    return proto.SerializeToString()
 
 
 def _expose_on_disk(path: Path, expose: Sequence[str]) -> str:
