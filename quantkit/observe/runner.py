@@ -25,16 +25,21 @@ class FloatRunner:
 
     model: a path, serialized bytes, an onnx.ModelProto or an onnx_ir.Model; it is not modified.
     threads: None leaves the choice to onnxruntime.
+    spin: whether idle threads of onnxruntime wait busily: fastest alone, bad where other threads want the cores.
     Raises ModelError when onnxruntime refuses the model, CalibrationError for a tensor that is not in it.
     """
 
-    def __init__(self, model: Any, threads: int | None = None, *, expose: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: Any, threads: int | None = None, *, expose: Sequence[str] = (), spin: bool = True
+    ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         if threads is not None:
             options.intra_op_num_threads = threads
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with tempfile.TemporaryDirectory(prefix="quantkit-model-") as folder:
             source = _source(model, Path(folder), expose)
             try:

@@ -135,3 +135,13 @@ def test_json_reads_back_equal():
 def test_damaged_json_is_a_calibration_error(damage):
     with pytest.raises(CalibrationError, match="damaged"):
         TensorStatistics.from_json(gather(values(1)).to_json() | damage)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_native_loops_give_the_same_statistics(seed):
+    binding = pytest.importorskip("quantkit.execute.binding", reason="the engine is not built", exc_type=ImportError)
+    x = np.concatenate([values(seed), np.zeros(100, np.float32), np.array([-0.0, 1e-42], np.float32)])
+    native = TensorStatistics()
+    assert native.update(x, binding.NativeStatistics()) == 0
+    assert_same(native, gather(x))
+    assert native.update(np.array([np.nan, 1, np.inf], np.float32), binding.NativeStatistics()) == 2
