@@ -163,7 +163,7 @@ def test_damaged_metadata_is_a_usage_error(text):
 
 
 def test_lite0_reaches_its_documented_accuracy_on_val(shared):
-    runner = FloatRunner(shared("models/efficientnet_lite0.onnx"))
+    runner = FloatRunner(shared("models/efficientnet_lite0.onnx"), spin=False)
     data = open_data(shared("data/imagenet/val"), runner.inputs, preprocess=load_preprocess("efficientnet-lite"))
     assert data.count == 500
     hits = sum(int((runner.run(batch.feeds)[0].argmax(axis=1) == batch.labels).sum()) for batch in data)
@@ -173,7 +173,7 @@ def test_lite0_reaches_its_documented_accuracy_on_val(shared):
 
 
 def test_resnet20_reaches_its_documented_accuracy_on_the_test_images(shared):
-    runner = FloatRunner(shared("models/resnet20.onnx"))
+    runner = FloatRunner(shared("models/resnet20.onnx"), spin=False)
     data = open_data(shared("data/cifar10/test.npz"), runner.inputs, preprocess=load_preprocess("cifar"))
     hits = sum(int((runner.run(batch.feeds)[0].argmax(axis=1) == batch.labels).sum()) for batch in data)
     assert hits / len(data) == pytest.approx(0.8076, abs=0.00041)
@@ -182,7 +182,7 @@ def test_resnet20_reaches_its_documented_accuracy_on_the_test_images(shared):
 def test_every_shared_val_image_has_the_label_of_its_row(shared):
     with shared("data/imagenet/labels.csv").open(newline="") as stream:
         rows = {row["file"]: int(row["class_index"]) for row in csv.DictReader(stream)}
-    runner = FloatRunner(shared("models/efficientnet_lite0.onnx"))
+    runner = FloatRunner(shared("models/efficientnet_lite0.onnx"), spin=False)
     data = open_data(
         shared("data/imagenet/calib"), runner.inputs, preprocess=load_preprocess("efficientnet-lite"), samples=5
     )
