@@ -25,7 +25,7 @@ _POOL = {"kernel_shape": _INTS, "strides": _INTS, "pads": _INTS, "ceil_mode": _I
 ATTRIBUTES: dict[str, dict[str, ir.AttributeType]] = {
     "Conv": {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT},
     "MaxPool": {**_POOL, "dilations": _INTS},
-    "AveragePool": {**_POOL, "count_include_pad": _INT},
+    "AveragePool": {**_POOL, "count_include_pad": _INT, "dilations": _INTS},
     "ReduceMean": {"axes": _INTS, "keepdims": _INT},
     "Reshape": {"allowzero": _INT},
     "Flatten": {"axis": _INT},
@@ -50,7 +50,8 @@ EXTRA_INPUTS: dict[str, tuple[str, ...]] = {
 }
 """Integer or scale inputs that follow the activation inputs of a base op."""
 
-AVERAGE_DILATIONS_OPSET = 19
+SINCE_OPSET = {("AveragePool", "dilations"): 19, ("Reshape", "allowzero"): 14}
+"""Attributes that an op has only from an opset on."""
 REDUCE_AXES_INPUT_OPSET = 18
 
 
@@ -87,9 +88,8 @@ def _attribute(name: str, value: Any) -> ir.Attr:
 
 def body_attributes(name: OpName, opset: int) -> dict[str, ir.AttributeType]:
     """The attributes of a quantkit op at an opset of the default domain."""
-    table = dict(ATTRIBUTES.get(name.base, {}))
-    if name.base == "AveragePool" and opset >= AVERAGE_DILATIONS_OPSET:
-        table["dilations"] = _INTS
+    known = ATTRIBUTES.get(name.base, {})
+    table = {key: kind for key, kind in known.items() if opset >= SINCE_OPSET.get((name.base, key), 0)}
     activation = name.base if name.base in ACTIVATIONS else name.activation
     if activation:
         table.update(dict.fromkeys(ACTIVATIONS[activation].attributes, _FLOAT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -172,10 +173,20 @@ class Lowering:
         return fixed.permuted(back) if last >= 1 else fixed, pitch
 
     def reshaped(self, view: View, dims: Sequence[int]) -> View:
-        """The same elements in row-major order under other dimensions; a copy only where strides demand it."""
+        """The same elements in row-major order under other dimensions; a copy only where strides demand it.
+
+        The copy is channels last where that can be written in one pass (channel shuffle), else row-major.
+        """
+        dims = tuple(dims)
         found = reshape_view(view, dims)
         if found is not None:
             return found
+        strides = channels_last(dims)
+        as_source = reshape_view(View(NO_BUFFER, dims, strides), view.dims)
+        if as_source is not None:
+            target = self.temporary(dims, strides)
+            self.copy(view, replace(as_source, buffer=target.buffer))
+            return target
         flat = self.dense(view, row_major(view.dims))
         result = reshape_view(flat, dims)
         assert result is not None

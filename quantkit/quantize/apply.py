@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.expand import pre_activation_name
-from quantkit.fuse.functions import EXTRA_INPUTS, function_for
+from quantkit.fuse.functions import EXTRA_INPUTS, body_attributes, function_for
 from quantkit.fuse.graph import constant, new_initializer
 from quantkit.fuse.opnames import DOMAIN, DOMAIN_VERSION
 from quantkit.quantize.qparams import QuantizedWeights, quantize_array
@@ -26,6 +26,7 @@ def quantized_name(name: str) -> str:
 class _Writer:
     def __init__(self, model: ir.Model, selection: Selection, params: Mapping[str, QuantParams]) -> None:
         self.graph = model.graph
+        self.opset = model.opset_imports[""]
         self.selection = selection
         self.params = params
         self.u8: dict[ir.Value, ir.Value] = {}
@@ -90,8 +91,10 @@ class _Writer:
             inputs += self.pair(pre_activation_name(out_name))
         if not to_float:
             inputs += self.pair(out_name)
+        known = body_attributes(name, self.opset)
+        attributes = {key: value for key, value in form.attributes.items() if key in known}
         new = ir.node(
-            name.op_type, inputs, form.attributes, domain=DOMAIN, num_outputs=len(node.outputs), name=node.name
+            name.op_type, inputs, attributes, domain=DOMAIN, num_outputs=len(node.outputs), name=node.name
         )
         self.graph.insert_before(node, new)
         for old, out in zip(node.outputs, new.outputs, strict=True):
