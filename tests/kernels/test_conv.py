@@ -199,6 +199,32 @@ def test_grouped_conv_equals_the_oracle(isa: int, shape: Geometry, channels: tup
     check(isa, replace(shape, in_c=in_c, out_c=out_c, groups=groups), gaps=(1, 0, 0))
 
 
+@isas
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 3), (3, 1)], ids=str)
+def test_lines_longer_than_a_block_equal_the_oracle(isa: int, kernel: tuple[int, int], stride: int) -> None:
+    pads = (kernel[0] // 2, kernel[1] // 2) * 2
+    wide = Geometry(size=(3, 300), in_c=3, out_c=18, kernel=kernel, stride=(1, stride), pads=pads)
+    for in_c in (3, 20):
+        check(isa, replace(wide, in_c=in_c))
+    check(isa, replace(wide, in_c=12, out_c=12, groups=12))
+
+
+@isas
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7)], ids=str)
+def test_blocks_that_span_images_equal_the_oracle(isa: int, size: tuple[int, int]) -> None:
+    for in_c in (5, 36):
+        check(isa, Geometry(batch=9, size=size, in_c=in_c, out_c=17, kernel=(3, 3), pads=(1, 1, 1, 1)), threads=2)
+        check(isa, Geometry(batch=40, size=size, in_c=in_c, out_c=9))
+
+
+@isas
+def test_many_input_channels_equal_the_oracle(isa: int) -> None:
+    for in_c in (512, 1030):
+        check(isa, Geometry(size=(9, 9), in_c=in_c, out_c=17))
+        check(isa, Geometry(size=(9, 9), in_c=in_c, out_c=17, stride=(2, 2)))
+
+
 DENSE = Geometry(size=(6, 7), in_c=20, out_c=37, kernel=(3, 3), pads=(1, 1, 1, 1))
 DEPTHWISE = Geometry(size=(6, 7), in_c=43, out_c=43, kernel=(3, 3), pads=(1, 1, 1, 1), groups=43)
 GROUPED = Geometry(size=(6, 7), in_c=20, out_c=40, kernel=(3, 3), pads=(1, 1, 1, 1), groups=5)
