@@ -139,7 +139,7 @@ def test_damaged_json_is_a_calibration_error(damage):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_native_loops_give_the_same_statistics(seed):
-    binding = pytest.importorskip("quantkit.execute.binding", reason="the engine is not built", exc_type=ImportError)
+    binding = pytest.importorskip("quantkit.execute.binding", reason="the engine is not built")
     x = np.concatenate([values(seed), np.zeros(100, np.float32), np.array([-0.0, 1e-42], np.float32)])
     native = TensorStatistics()
     assert native.update(x, binding.NativeStatistics()) == 0
