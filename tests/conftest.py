@@ -11,9 +11,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
-def shared() -> Callable[[str], Path]:
-    """shared(relative_path) -> Path of a shared model or data file; the test is skipped where it is absent."""
+@pytest.fixture(scope="session")
+def shared_root() -> Callable[[str], Path]:
+    """As `shared`, for fixtures that live longer than one test."""
     root = Path(os.environ.get("QUANTKIT_SHARED", REPOSITORY.parent / "shared"))
 
     def locate(relative: str) -> Path:
@@ -23,3 +23,9 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return locate
+
+
+@pytest.fixture
+def shared(shared_root: Callable[[str], Path]) -> Callable[[str], Path]:
+    """shared(relative_path) -> Path of a shared model or data file; the test is skipped where it is absent."""
+    return shared_root
