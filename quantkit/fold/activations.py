@@ -5,6 +5,8 @@ HardSigmoid(x) = Clip(x + 3, 0, 6) / 6           HardSwish(x) = x * Clip(x + 3, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -23,17 +25,13 @@ def name_activations(model: ir.Model) -> list[Decision]:
     swish = opset(model) >= HARD_SWISH_OPSET
 
     def rewrite(node: ir.Node) -> Decision | None:
-        x = _divided_by_six(node)
-        product = x.producer() if x is not None and sole_consumer(x) is node else None
-        if x is not None:
-            source = _clipped(x)
-            if source is not None and sole_consumer(x) is node:
+        scaled = _divided_by_six(node)
+        if scaled is not None and sole_consumer(scaled) is node:
+            if (source := _clipped(scaled)) is not None:
                 return _replace(node, "HardSigmoid", source, HARD_SIGMOID)
-        if not swish:
-            return None
-        if product is not None and product.op_type == "Mul" and (source := _times_itself(product, _clipped)):
-            return _replace(node, "HardSwish", source, {})
-        if node.op_type == "Mul" and (source := _times_itself(node, _hard_sigmoid)):
+            if swish and (source := _times_itself(scaled.producer(), _clipped)) is not None:
+                return _replace(node, "HardSwish", source, {})
+        if swish and (source := _times_itself(node, _hard_sigmoid)) is not None:
             return _replace(node, "HardSwish", source, {})
         return None
 
@@ -91,9 +89,10 @@ def _hard_sigmoid(value: ir.Value | None) -> ir.Value | None:
     return node.inputs[0] if _close(alpha, HARD_SIGMOID["alpha"]) and beta == HARD_SIGMOID["beta"] else None
 
 
-def _times_itself(node: ir.Node, gate: object) -> ir.Value | None:
-    """x, if the Mul is x * gate(x) in either order."""
-    assert callable(gate)
+def _times_itself(node: ir.Node | None, gate: Callable[[ir.Value | None], ir.Value | None]) -> ir.Value | None:
+    """x, if the node is the Mul x * gate(x) in either order."""
+    if node is None or node.op_type != "Mul" or node.domain != "":
+        return None
     for position in (0, 1):
         source = gate(node.inputs[position])
         if source is not None and source is node.inputs[1 - position]:

@@ -101,7 +101,7 @@ def _to_conv(node: ir.Node) -> Decision | None:
     a, b = _scale_and_shift(node)
     x = data_input(node)
     if rank(x) != 4:
-        return None
+        raise RefusalError("BatchNormalization stays: nothing beside it takes it, and its input is not [N, C, H, W]")
     graph = graph_of(node)
     weight, bias = a.astype(np.float32).reshape(-1, 1, 1, 1), b.astype(np.float32)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):

@@ -99,9 +99,15 @@ class ShapeAnalysis:
         for value in node.outputs:
             self._take(value, inferred.get(value.name or ""))
         if node.domain == "" and node.op_type in DIM_RULES:
-            better = DIM_RULES[node.op_type](node, self)
-            if better is not None:
-                self._dims[output] = better
+            self._improve(node)
+
+    def _improve(self, node: ir.Node) -> None:
+        try:
+            dims = DIM_RULES[node.op_type](node, self)
+        except Exception:  # a malformed node, which is not for this walk to tell
+            return
+        if dims is not None:
+            self._dims[node.outputs[0]] = dims
 
     def _take(self, value: ir.Value, inferred: onnx.TypeProto | None) -> None:
         dims = None if inferred is None else self._parse(value.name or "", inferred)

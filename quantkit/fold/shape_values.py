@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.fold.symbolic import Dim, Size, equals, floor_divide, product
+from quantkit.fold.symbolic import Dim, Size, equals, product, truncated_divide
 
 if TYPE_CHECKING:
     from quantkit.fold.shape_analysis import ShapeAnalysis
@@ -33,7 +33,7 @@ def evaluate(node: ir.Node, analysis: ShapeAnalysis) -> np.ndarray | None:
         return None
     try:
         result = rule(node, analysis)
-    except (UndecidedError, IndexError, ValueError, TypeError, ZeroDivisionError):
+    except Exception:  # undecided, or the node is malformed, which is not for this walk to tell
         return None
     return result if result.size <= LARGEST else None
 
@@ -153,13 +153,11 @@ def _elementwise(function: Callable) -> Callable[[ir.Node, ShapeAnalysis], np.nd
 
 
 def _div(node: ir.Node, analysis: ShapeAnalysis) -> np.ndarray:
-    """ONNX truncates integers towards zero: decided for sizes, which are not negative. Floats only if exact."""
+    """ONNX truncates integers towards zero. Floats only if the division leaves nothing."""
     exact_only = node.outputs[0].dtype is None or node.outputs[0].dtype.is_floating_point()
 
     def divide(a: Dim, b: Dim) -> Dim:
-        if (isinstance(b, int) and b <= 0) or (isinstance(a, int) and a < 0):
-            raise UndecidedError
-        result = floor_divide(a, b)
+        result = truncated_divide(a, b)
         if exact_only and result * b != a:
             raise UndecidedError
         return result
@@ -172,7 +170,7 @@ def _mod(a: Dim, b: Dim) -> Dim:
         return a % b
     if not isinstance(b, int) or b <= 0 or not isinstance(a, Size):
         raise UndecidedError
-    return 0 if floor_divide(a, b) * b == a else _undecided()
+    return 0 if truncated_divide(a, b) * b == a else _undecided()
 
 
 def _undecided() -> Dim:

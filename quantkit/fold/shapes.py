@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.fold.editing import RefusalError, add_constant, constant, decide, forget_names, graph_of, rewrite_nodes
+from quantkit.fold.editing import RefusalError, add_constant, constant, decide, graph_of, rewrite_nodes
 from quantkit.fold.shape_analysis import ShapeAnalysis
+from quantkit.fold.shape_values import ELEMENT_RULES
 from quantkit.fold.symbolic import Dim, Size, exact_quotient, shown
 from quantkit.types import Decision
 
@@ -36,30 +37,28 @@ def fold_shapes(model: ir.Model) -> list[Decision]:
     Reshape: 0 for a dimension of the input, one -1. Slice: INT64_MAX for "to the end", negative offsets from it.
     Expand: 1 for a dimension that stays. Resize: sizes that are a fixed multiple of the input become scales.
     """
-    forget_names(model.graph)
     analysis = ShapeAnalysis(model)
-    replaced = _replace_known(model, analysis)
+
+    def replace(node: ir.Node) -> Decision | None:
+        return _replace_known(node, analysis)
 
     def rewrite(node: ir.Node) -> Decision | None:
         return SHAPE_INPUT_RULES[node.op_type](node, analysis)
 
-    return replaced + rewrite_nodes(model, SHAPE_INPUT_RULES, rewrite)
+    return rewrite_nodes(model, ELEMENT_RULES, replace) + rewrite_nodes(model, SHAPE_INPUT_RULES, rewrite)
 
 
-def _replace_known(model: ir.Model, analysis: ShapeAnalysis) -> list[Decision]:
-    """Tensors whose elements are all numbers, where a node reads them that is not shape arithmetic itself."""
-    decisions = []
-    for node in list(model.graph):
-        output = node.outputs[0]
-        elements = analysis.elements(output)
-        if elements is None or output.is_graph_output() or output.dtype is None or not _all_known(elements):
-            continue
-        if all(_is_known_output(user, analysis) for user, _ in output.uses()):
-            continue
-        array = elements.astype(output.dtype.numpy())
-        output.replace_all_uses_with(add_constant(model.graph, output.name or node.op_type, array))
-        decisions.append(decide(node, "folded", f"shape arithmetic to {array.tolist()}"))
-    return decisions
+def _replace_known(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
+    """A tensor whose elements are all numbers, if a node reads it that is not shape arithmetic itself."""
+    output = node.outputs[0]
+    elements = analysis.elements(output)
+    if elements is None or output.is_graph_output() or output.dtype is None or not _all_known(elements):
+        return None
+    if all(_is_known_output(user, analysis) for user, _ in output.uses()):
+        return None
+    array = elements.astype(output.dtype.numpy())
+    output.replace_all_uses_with(add_constant(graph_of(node), output.name or node.op_type, array))
+    return decide(node, "folded", f"shape arithmetic to {array.tolist()}")
 
 
 def _is_known_output(node: ir.Node, analysis: ShapeAnalysis) -> bool:

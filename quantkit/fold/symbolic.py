@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+QUOTIENTS = ("floor(", "trunc(")
+"""How symbols of inexact divisions begin; unlike dimensions they may be negative."""
 LONGEST_SHOWN = 24
 """Characters of an expression in a message."""
 
@@ -66,12 +68,24 @@ def symbol(name: str) -> Size:
 
 def floor_divide(a: Dim, b: Dim) -> Dim:
     """a // b: exact where the division leaves nothing; else a symbol named after the expression (equals stay equal)."""
+    return _divide(a, b, "floor")
+
+
+def truncated_divide(a: Dim, b: Dim) -> Dim:
+    """a / b rounded towards zero, as ONNX divides integers; it differs from floor_divide below zero."""
+    if isinstance(a, int) and isinstance(b, int):
+        return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+    negative = any(factor < 0 for value in (a, b) for _, factor in _terms(value))
+    return _divide(a, b, "trunc" if negative else "floor")
+
+
+def _divide(a: Dim, b: Dim, rounding: str) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return a // b
     if a == b:
         return 1
     quotient = exact_quotient(a, b)
-    return symbol(f"floor({_operand(a)}/{_operand(b)})") if quotient is None else quotient
+    return symbol(f"{rounding}({_operand(a)}/{_operand(b)})") if quotient is None else quotient
 
 
 def _operand(value: Dim) -> str:
@@ -116,6 +130,8 @@ def equals(a: Dim, b: Dim) -> bool | None:
     difference = a - b
     if isinstance(difference, int):
         return difference == 0
+    if any(name.startswith(QUOTIENTS) for name in difference.symbols):
+        return None
     signs = {factor > 0 for _, factor in difference.terms}
     constant_part = dict(difference.terms).get((), 0)
     return False if len(signs) == 1 and constant_part != 0 else None

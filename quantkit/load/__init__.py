@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from quantkit.load.reader import Source
     from quantkit.types import Decision
 
 __all__ = [
@@ -84,15 +85,11 @@ def _complain(complaint: str, label: str, strict: bool, decisions: list[Decision
     decisions.append(Decision("load", "kept", label, f"onnx.checker objects: {complaint}"))
 
 
-def _remember_source(model: ir.Model, read: object) -> None:
-    from quantkit.load.reader import Source
-
-    assert isinstance(read, Source)
+def _remember_source(model: ir.Model, read: Source) -> None:
     if read.file:
         model.metadata_props[FILE_KEY] = read.file
-        model.metadata_props[SHA256_KEY] = read.sha256
-    else:
-        model.metadata_props.setdefault(SHA256_KEY, read.sha256)
+    if read.file or SHA256_KEY not in model.metadata_props:
+        model.metadata_props[SHA256_KEY] = read.digest()
 
 
 def load_decisions(model: ir.Model) -> list[Decision]:

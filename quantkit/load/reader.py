@@ -12,21 +12,25 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from quantkit.errors import ModelError
+from quantkit.load.shapes import light_proto
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model as read: `file` is its file name ("" when it came from memory), `sha256` covers external data too."""
+    """A model as read. file: its file name, "" when it came from memory. label: what messages call it.
+
+    digest() gives the SHA-256 (hex) of the file, external data included, or of the model in memory; it reads all of it.
+    """
 
     model: ir.Model
     file: str
-    sha256: str
     label: str
+    digest: Callable[[], str]
 
 
 def read(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
@@ -35,15 +39,16 @@ def read(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
     Raises ModelError: the file is missing, not ONNX, truncated, or its external data is.
     """
     if isinstance(source, ir.Model):
-        return Source(source.clone(), "", _bytes_digest(ir.to_proto(source)), source.graph.name or "the model")
+        return Source(source.clone(), "", source.graph.name or "the model", lambda: _model_digest(source))
     if isinstance(source, onnx.ModelProto):
         label = source.graph.name or "the model"
-        return Source(_deserialize(source, label), "", _bytes_digest(source), label)
+        content = source.SerializeToString
+        return Source(_deserialize(source, label), "", label, lambda: hashlib.sha256(content()).hexdigest())
     path = Path(source)
     proto = _parse(path)
     model = _deserialize(proto, str(path))
     ir.external_data.set_base_dir(model.graph, str(path.parent))
-    return Source(model, path.name, file_digest(path, proto), str(path))
+    return Source(model, path.name, str(path), lambda: file_digest(path, proto))
 
 
 def file_digest(path: str | Path, proto: onnx.ModelProto | None = None) -> str:
@@ -64,8 +69,13 @@ def file_digest(path: str | Path, proto: onnx.ModelProto | None = None) -> str:
     return digest.hexdigest()
 
 
-def _bytes_digest(proto: onnx.ModelProto) -> str:
-    return hashlib.sha256(proto.SerializeToString()).hexdigest()
+def _model_digest(model: ir.Model) -> str:
+    """SHA-256 of the graph followed by its weights; never needs them in one proto, which holds 2 GB at most."""
+    digest = hashlib.sha256(light_proto(model).SerializeToString())
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            digest.update(value.const_value.tobytes())
+    return digest.hexdigest()
 
 
 def _parse(path: Path) -> onnx.ModelProto:

@@ -67,6 +67,11 @@ def test_look_alikes_stay(body):
     assert len(model.graph) == len(proto.graph.node)
 
 
+def test_a_clip_that_is_read_elsewhere_stays():
+    body = HARD + "d = Div(c, six)\n y = Add(c, d)"
+    assert "HardSigmoid" not in op_types(folded(build(SIGNATURE, body, **CONSTANTS))[0])
+
+
 def test_a_product_that_is_read_elsewhere_stays():
     body = HARD + "m = Mul(x, c)\n d = Div(m, six)\n y = Add(m, d)"
     assert "HardSwish" not in op_types(folded(build(SIGNATURE, body, **CONSTANTS))[0])

@@ -199,6 +199,7 @@ def test_old_opsets_are_raised_to_17_and_keep_their_values(opset):
     model = load(proto)
     assert model.graph.opset_imports[""] == 17
     assert model.ir_version == 8
+    assert [decision.action for decision in load_decisions(model)] == ["raised"]
     x = feed((2, 3, 8, 8))
     np.testing.assert_allclose(run(model, {"x": x})[0], run(proto, {"x": x})[0], **SAME_VALUES)
 
