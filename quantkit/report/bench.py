@@ -21,6 +21,7 @@ from quantkit.report.timing import interleave, median_ratio
 
 Progress = Callable[[str, int, int | None], None]
 
+OWN = "quantkit"
 PROFILE_ROUNDS = 11
 """Profiled runs of a model; the median of each op counts."""
 
@@ -43,10 +44,11 @@ class Bench:
         return {key: value for key, value in vars(self).items() if value is not None}
 
     def to_text(self) -> str:
-        """Ratios, then times, then layers, then the machine."""
+        """Ratios of the first entry to the others (JSON has all pairs), times, layers, the machine."""
         parts = []
         if self.ratios:
-            rows = [[text.times(ratio["median"]), ratio["a"], ratio["b"]] for ratio in self.ratios]
+            first = self.ratios[0]["a"]
+            rows = [[text.times(r["median"]), r["a"], r["b"]] for r in self.ratios if r["a"] == first]
             parts.append(text.table(["speed", "of", "compared with"], rows))
         rows = [
             [r["model"], r["runtime"], f"{r['median_ms']:.3f}", f"{r['min_ms']:.3f}", f"{r['samples_per_s']:.1f}"]
@@ -56,7 +58,10 @@ class Bench:
         if self.layers:
             parts.append(text.table(["layer", "op", "kernel", "us", "GMAC/s"], [_layer_row(e) for e in self.layers]))
         where = f"{self.machine['cpu']}, {self.isa}, {self.threads} threads, batch {self.batch}, {self.rounds} rounds"
-        return "\n\n".join([*parts, f"measured on: {where}"])
+        parts.append(f"measured on: {where}")
+        if any(r["runtime"] != OWN for r in self.results):
+            parts.append(f"{self.isa} is what {OWN} uses; the other runtimes choose instructions of their own.")
+        return "\n\n".join(parts)
 
 
 def _layer_row(entry: dict[str, Any]) -> list[str]:
@@ -98,7 +103,7 @@ def bench(
         session = Session(model, threads=threads, isa=isa)
         feeds = random_feeds(session_inputs(session), batch, shapes or {}, _image_size(session))
         sessions.append((session, feeds))
-        runs.append((name, "quantkit", _bound(session.run, None, feeds)))
+        runs.append((name, OWN, _bound(session.run, None, feeds)))
         for runtime in against:
             run = _prepared(runtime, model, threads, warn)
             if run is not None:

@@ -15,7 +15,7 @@ NAME_LIKE = re.compile(r"[/_]|^\W*\d")
 FEW = 3
 """Details of one stage and action that are listed as they are."""
 SHOWN = 12
-"""Lines of each list without --verbose."""
+"""Lines of each list that are not grouped; --verbose lists all."""
 
 
 def summarize(decisions: Sequence[Decision], everything: bool = False) -> str:
@@ -29,8 +29,7 @@ def summarize(decisions: Sequence[Decision], everything: bool = False) -> str:
         parts.append(table(["count", "stage", "action", "what"], _counted(done)))
     left = [d for d in decisions if d.action in LEFT_ALONE]
     if left:
-        rows = [[d.node, d.stage, f"{d.action}: {d.detail}"] for d in left[:SHOWN]]
-        parts.append(table(["left alone", "stage", "why"], rows) + _more(len(left)))
+        parts.append(table(["left alone", "stage", "why"], _reasons(left)))
     return "\n\n".join(parts) or "nothing to do"
 
 
@@ -54,5 +53,14 @@ def pattern(detail: str) -> str:
     return " ".join(word for i, word in enumerate(words) if word != "*" or words[i - 1 : i] != ["*"])
 
 
-def _more(count: int) -> str:
-    return f"\n... and {count - SHOWN} more; see --verbose" if count > SHOWN else ""
+def _reasons(left: Sequence[Decision]) -> list[list[str]]:
+    """One row for each node; where these are too many, for each pattern of reasons, with its first node."""
+    if len(left) <= SHOWN:
+        return [[d.node, d.stage, f"{d.action}: {d.detail}"] for d in left]
+    groups: dict[tuple[str, str], list[Decision]] = {}
+    for decision in left:
+        groups.setdefault((decision.stage, f"{decision.action}: {pattern(decision.detail)}"), []).append(decision)
+    return [
+        [f"{group[0].node} and {len(group) - 1} more" if len(group) > 1 else group[0].node, stage, why]
+        for (stage, why), group in groups.items()
+    ]

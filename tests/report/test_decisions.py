@@ -27,9 +27,13 @@ def test_many_details_that_differ_in_names_alone_are_one_line():
     assert row.split() == [str(SHOWN + 1), "fold", "folded", "into", "Conv", "*"]
 
 
-def test_a_long_list_of_refusals_says_how_many_are_not_shown():
-    decisions = [Decision("fuse", "refused", f"n{i}", "why") for i in range(SHOWN + 5)]
-    assert "and 5 more" in summarize(decisions)
+def test_a_long_list_of_refusals_is_grouped_by_reason_and_says_how_many():
+    decisions = [Decision("fuse", "refused", f"n{i}", f"weight 'w_{i}' is not constant") for i in range(SHOWN + 5)]
+    decisions.append(Decision("quantize", "kept", "last", "no INT8 neighbour"))
+    shown = summarize(decisions)
+    assert f"n0 and {SHOWN + 4} more" in shown
+    assert "refused: weight * is not constant" in shown
+    assert "kept: no INT8 neighbour" in shown
 
 
 def test_no_decision_is_said_so():

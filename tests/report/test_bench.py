@@ -1,0 +1,90 @@
+"""Input for timing, ratios, and runtimes that refuse a model."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from quantkit.errors import UsageError
+from quantkit.load.specs import TensorSpec
+from quantkit.report import runtimes
+from quantkit.report.bench import bench, random_feeds
+
+IMAGE = TensorSpec("x", ("N", 3, "H", "W"), np.dtype(np.float32))
+TOKENS = TensorSpec("ids", (2, 16), np.dtype(np.int64))
+
+
+def test_input_has_the_batch_and_the_shapes_asked_for():
+    feeds = random_feeds([IMAGE, TOKENS], 4, {"x": (1, 3, 8, 8)})
+    assert feeds["x"].shape == (1, 3, 8, 8)
+    assert feeds["ids"].shape == (2, 16)
+    assert feeds["ids"].dtype == np.int64
+    assert not feeds["ids"].any()
+
+
+def test_input_is_the_same_every_time():
+    first, second = (random_feeds([IMAGE], 1, {"x": (1, 3, 8, 8)})["x"] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_image_size_of_the_stored_preprocessing_fills_dynamic_sides():
+    assert random_feeds([IMAGE], 5, {}, (24, 32))["x"].shape == (5, 3, 24, 32)
+
+
+def test_an_unknown_side_is_wrong_usage_that_names_the_option():
+    with pytest.raises(UsageError, match="--shape x=D,D"):
+        random_feeds([IMAGE], 1, {})
+
+
+@pytest.fixture
+def measured(digits, monkeypatch):
+    """Three rounds of four candidates that took these seconds."""
+    times = np.array([[1, 2, 3, 4], [10, 20, 30, 80], [1, 3, 3, 4]]) / 1000
+    monkeypatch.setattr("quantkit.report.bench.interleave", lambda runs, **options: times[:, : len(runs)])
+    return bench([digits.int8, digits.fp32], against=["onnxruntime"], batch=2, threads=1)
+
+
+def test_ratios_are_medians_over_rounds_for_every_pair(measured):
+    medians = {(r["a"], r["b"]): r["median"] for r in measured.ratios}
+    assert len(medians) == 6
+    assert medians["digits_cnn.int8.onnx in quantkit", "digits_cnn.int8.onnx in onnxruntime"] == pytest.approx(2)
+    assert medians["digits_cnn.int8.onnx in quantkit", "digits_cnn.onnx in onnxruntime"] == pytest.approx(4)
+
+
+def test_times_are_medians_and_minima_and_throughput_counts_the_batch(measured):
+    last = measured.results[-1]
+    assert (last["model"], last["runtime"]) == ("digits_cnn.onnx", "onnxruntime")
+    assert (last["median_ms"], last["min_ms"], last["samples_per_s"]) == pytest.approx((4, 4, 500))
+
+
+def test_a_runtime_that_cannot_run_a_model_is_left_out_with_a_warning(digits, monkeypatch):
+    def refuse(model, threads):
+        raise RuntimeError("no kernel\nfor this op")
+
+    monkeypatch.setitem(runtimes.RUNTIMES, "openvino", refuse)
+    warnings: list[str] = []
+    result = bench([digits.int8], against=["openvino"], seconds=0.0, threads=1, warn=warnings.append)
+    assert [entry["runtime"] for entry in result.results] == ["quantkit"]
+    assert warnings == ["openvino cannot run digits_cnn.int8.onnx, it is left out: no kernel for this op"]
+
+
+def test_a_runtime_that_is_not_installed_is_wrong_usage(digits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UsageError, match="not installed"):
+        bench([digits.int8], against=["openvino"], seconds=0.0, threads=1)
+
+
+def test_models_of_one_name_in_two_folders_are_told_apart(digits, tmp_path):
+    copy = tmp_path / digits.int8.name
+    copy.write_bytes(digits.int8.read_bytes())
+    result = bench([digits.int8, copy], seconds=0.0, threads=1)
+    assert [entry["model"] for entry in result.results] == [str(digits.int8), str(copy)]
+
+
+def test_per_layer_times_cover_every_native_node(digits):
+    result = bench([digits.int8], seconds=0.0, threads=1, per_layer=True)
+    assert result.layers is not None
+    assert {entry["name"] for entry in result.layers} >= {"/stem/conv/Conv", "/classifier/Gemm"}
+    assert all(entry["us"] >= 0 for entry in result.layers)

@@ -1,0 +1,121 @@
+"""The comparison against numbers worked out from plain onnxruntime runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from quantkit import pipeline
+from quantkit.errors import DataError
+from quantkit.execute import Session
+from quantkit.observe import load_preprocess
+from quantkit.report.compare import compare
+from quantkit.report.html import comparison_page
+from quantkit.report.layers import layer_errors
+from tests.digits import Digits
+
+SAMPLES = 60
+
+
+@pytest.fixture(scope="module")
+def feeds(digits: Digits) -> np.ndarray:
+    """The first test images as model input, float32 [60, 1, 32, 32]."""
+    recipe = load_preprocess(digits.recipe)
+    return np.stack([recipe.apply(image) for image in np.load(digits.test)["images"][:SAMPLES]])
+
+
+@pytest.fixture(scope="module")
+def labels(digits: Digits) -> np.ndarray:
+    return np.load(digits.test)["labels"][:SAMPLES]
+
+
+@pytest.fixture(scope="module")
+def comparison(digits: Digits, feeds: np.ndarray):
+    return pipeline.compare(digits.fp32, digits.int8, feeds, seconds=0.05, threads=1, batch_size=16)
+
+
+def sqnr(reference: np.ndarray, value: np.ndarray) -> float:
+    reference = reference.astype(np.float64)
+    return 10 * math.log10(np.sum(reference**2) / np.sum((reference - value) ** 2))
+
+
+def test_fidelity_is_that_of_the_two_models_run_by_hand(digits, feeds, comparison):
+    fp32 = onnxruntime.InferenceSession(digits.fp32).run(None, {"input": feeds})[0]
+    int8 = Session(digits.int8).run(None, {"input": feeds})[0]
+    assert comparison.samples == SAMPLES
+    assert comparison.sqnr_db == pytest.approx(sqnr(fp32, int8), abs=0.01)
+    assert comparison.agreement == np.mean(fp32.argmax(1) == int8.argmax(1))
+    assert comparison.fp32["top1"] is None
+
+
+def test_accuracy_is_that_of_the_two_models_run_by_hand(digits, feeds, labels):
+    result = pipeline.compare(
+        digits.fp32, digits.int8, list(zip(feeds[:, None], labels[:, None], strict=True)), layers=False, seconds=0
+    )
+    int8 = Session(digits.int8).run(None, {"input": feeds})[0]
+    assert result.int8["top1"] == np.mean(int8.argmax(1) == labels)
+    assert result.flips is not None
+    assert result.throughput is None
+
+
+def test_a_model_compared_with_itself_is_the_same_in_every_respect(digits, feeds):
+    result = compare(digits.fp32, digits.fp32, feeds[:8], layers=True, seconds=0)
+    assert (result.agreement, result.sqnr_db) == (1.0, 200.0)
+    assert result.layers == []
+    assert result.fp32 == result.int8
+
+
+def test_models_in_memory_compare_like_files(digits, feeds, comparison):
+    models = [onnx.load(path) for path in (digits.fp32, digits.int8)]
+    result = pipeline.compare(*models, feeds, seconds=0, layers=False)
+    assert result.sqnr_db == comparison.sqnr_db
+    assert result.int8["bytes"] == pytest.approx(digits.int8.stat().st_size, rel=0.001)
+
+
+def test_every_quantized_layer_has_its_error_and_the_last_one_is_the_output_error(digits, comparison):
+    nodes = [node.name for node in onnx.load(digits.int8).graph.node if node.domain == "quantkit"]
+    assert [layer.name for layer in comparison.layers] == nodes
+    assert comparison.layers[-1].tensor == "logits"
+    assert all(20 < layer.sqnr_db < 60 for layer in comparison.layers)
+
+
+def test_the_error_of_a_layer_is_that_of_its_dequantized_tensor(digits, feeds):
+    reference = pipeline.fused_float(digits.fp32)
+    layer = layer_errors(reference, digits.int8, [{"input": feeds[:9]}, {"input": feeds[9:20]}])[3]
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(reference)
+    exposed.graph.output.append(onnx.ValueInfoProto(name=layer.tensor))
+    fp32 = onnxruntime.InferenceSession(exposed.SerializeToString()).run([layer.tensor], {"input": feeds[:20]})[0]
+    name = f"{layer.tensor}_quantized"
+    int8 = Session(digits.int8).run_intermediate([name], {"input": feeds[:20]})[name]
+    assert layer.sqnr_db == pytest.approx(sqnr(fp32, int8), abs=0.01)
+
+
+def test_no_sample_is_a_data_error(digits):
+    with pytest.raises(DataError):
+        pipeline.compare(digits.fp32, digits.int8, iter([]))
+
+
+def test_the_text_names_the_machine_wherever_it_gives_a_speed(comparison):
+    shown = comparison.to_text()
+    assert comparison.machine["cpu"] in shown
+    assert comparison.machine["isa"] in shown
+    assert "1 threads, batch 16" in shown
+
+
+def test_the_text_shows_the_worst_layers_first_unless_all_are_asked_for(comparison):
+    worst = min(comparison.layers, key=lambda layer: layer.sqnr_db)
+    assert comparison.layer_rows(every_layer=False)[0][0] == worst.name
+    assert len(comparison.layer_rows(every_layer=True)) == len(comparison.layers)
+
+
+def test_the_page_escapes_what_a_model_can_name(comparison):
+    layer = replace(comparison.layers[0], name="<script>alert(1)</script>")
+    page = comparison_page(replace(comparison, layers=[layer]), "a & b.onnx", "<i>.onnx")
+    assert "<script" not in page
+    assert "a &amp; b.onnx" in page
