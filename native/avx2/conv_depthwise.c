@@ -6,5 +6,6 @@
 #define DEPTHWISE_NAME           qk_conv_depthwise_avx2
 #define DEPTHWISE_GROUP          2
 #define DEPTHWISE_DOT(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+#define DEPTHWISE_PAYS(channels) 1
 #include "conv_depthwise.inc"
 #endif

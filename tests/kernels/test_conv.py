@@ -226,9 +226,16 @@ def test_many_input_channels_equal_the_oracle(isa: int) -> None:
 
 
 DENSE = Geometry(size=(6, 7), in_c=20, out_c=37, kernel=(3, 3), pads=(1, 1, 1, 1))
-DEPTHWISE = Geometry(size=(6, 7), in_c=43, out_c=43, kernel=(3, 3), pads=(1, 1, 1, 1), groups=43)
+DEPTHWISE = Geometry(size=(6, 7), in_c=29, out_c=29, kernel=(3, 3), pads=(1, 1, 1, 1), groups=29)
+WIDE_DEPTHWISE = replace(DEPTHWISE, in_c=90, out_c=90, groups=90)
 GROUPED = Geometry(size=(6, 7), in_c=20, out_c=40, kernel=(3, 3), pads=(1, 1, 1, 1), groups=5)
-KINDS = {"dense": DENSE, "depthwise": DEPTHWISE, "grouped": GROUPED, "1x1": Geometry(in_c=100, out_c=100)}
+KINDS = {
+    "dense": DENSE,
+    "depthwise": DEPTHWISE,
+    "wide depthwise": WIDE_DEPTHWISE,
+    "grouped": GROUPED,
+    "1x1": Geometry(in_c=100, out_c=100),
+}
 kinds = pytest.mark.parametrize("geometry", list(KINDS.values()), ids=list(KINDS))
 
 EPILOGUES: dict[str, Case] = {
@@ -290,7 +297,7 @@ def test_a_wide_layer_with_few_rows_is_split_over_threads(isa: int) -> None:
 def test_every_conv_kernel_of_the_build_is_chosen_by_some_case() -> None:
     chosen = set()
     for isa in ISAS:
-        for geometry in (*KINDS.values(), *SHAPES.values(), replace(DENSE, in_c=3)):
+        for geometry in (*KINDS.values(), *SHAPES.values(), replace(DENSE, in_c=3), WIDE_DEPTHWISE):
             chosen.add(op_kernel_name(isa, lib.QK_CONV, Layer(geometry).params(None)))
     assert chosen == {name for isa, name in kernels(lib.QK_CONV) if isa in ISAS}
 
