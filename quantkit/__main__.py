@@ -1,5 +1,7 @@
 """`python -m quantkit` is the command `quantkit`."""
 
+import sys
+
 from quantkit.cli import main
 
-main()
+sys.exit(main())
