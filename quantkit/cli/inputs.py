@@ -11,8 +11,6 @@ from quantkit.errors import UsageError
 if TYPE_CHECKING:
     from quantkit.observe import Dataset
 
-REFERENCE_KEY = "quantkit.fp32.file"
-
 
 def open_samples(model: Path, data: str, sampling: DataOptions) -> Dataset:
     """The samples of `data` for `model`. Raises ModelError, DataError, UsageError."""
@@ -25,9 +23,9 @@ def open_samples(model: Path, data: str, sampling: DataOptions) -> Dataset:
 
 def find_reference(model: Path) -> Path:
     """The FP32 file that `model` was made from, by the name in its metadata, in its folder. Raises UsageError."""
-    from quantkit.load import load
+    from quantkit.load import FILE_KEY, load
 
-    name = load(model).metadata_props.get(REFERENCE_KEY)
+    name = load(model).metadata_props.get(FILE_KEY)
     if name and (model.parent / name).is_file():
         return model.parent / name
     raise UsageError(

@@ -126,6 +126,8 @@ def _quantize(command: str, model: Path, data: str, options: dict[str, Any]) -> 
         settings["reference"] = quantizing.reference
     result = getattr(pipeline, command)(model, data, **settings)
     _save(result, target, force, console)
+    if result.kind == "fp32":
+        console.warn(f"nothing in {model} could be quantized; {target} is the folded FP32 model")
     if reference is not None:
         check_goals(goals, reference, target, data, sampling, threads, options["isa"], console)
 

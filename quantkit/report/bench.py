@@ -13,10 +13,11 @@ import numpy as np
 from quantkit.errors import UsageError
 from quantkit.execute.session import Session, default_threads
 from quantkit.load.specs import TensorSpec
+from quantkit.quantize.calibration import PREPROCESS_KEY
 from quantkit.report import text
 from quantkit.report.machine import describe_machine
 from quantkit.report.runtimes import RUNTIMES, Run
-from quantkit.report.samples import PREPROCESS_KEY, session_inputs
+from quantkit.report.samples import session_inputs
 from quantkit.report.timing import interleave, median_ratio
 
 Progress = Callable[[str, int, int | None], None]

@@ -54,8 +54,8 @@ def openvino_run(model: Path, threads: int) -> Run:
 
 def torch_run(model: Path, threads: int) -> Run:
     """PyTorch eager mode on what onnx2torch makes of the model."""
-    torch = _imported("torch", "pip install torch onnx2torch")
-    onnx2torch = _imported("onnx2torch", "pip install torch onnx2torch")
+    torch = _imported("torch", "pip install torch torchvision onnx2torch")
+    onnx2torch = _imported("onnx2torch", "pip install torch torchvision onnx2torch")
     torch.set_num_threads(threads)
     module = onnx2torch.convert(standard_model(model)).eval()
 
@@ -72,7 +72,7 @@ def _imported(name: str, remedy: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UsageError(f"--against needs {name}, which is not installed: {remedy}") from error
+        raise UsageError(f"--against needs {name}, which cannot be imported ({error}): {remedy}") from error
 
 
 RUNTIMES: dict[str, Callable[[Path, int], Run]] = {

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantkit.quantize.calibration import PREPROCESS_KEY
+
 if TYPE_CHECKING:
     from quantkit.load.specs import TensorSpec
     from quantkit.observe import Dataset
-
-PREPROCESS_KEY = "quantkit.preprocess"
 
 
 def open_samples(

@@ -271,3 +271,15 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_partial(digits, tmp_path):
     assert "interrupted" in err
     assert "Traceback" not in err
     assert {path.name for path in tmp_path.iterdir()} <= {"slow.py", "begun", "__pycache__"}
+
+
+def test_a_model_without_anything_to_quantize_is_saved_and_said_to_be_fp32(tmp_path, capsys):
+    info = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Softmax", ["x"], ["y"], name="softmax")
+    graph = onnx.helper.make_graph([node], "g", [info("x", 1, ["N", 4])], [info("y", 1, ["N", 4])])
+    model = tmp_path / "softmax.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), model)
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).standard_normal((4, 4)).astype(np.float32))
+    assert run("quantize", model, "--data", tmp_path / "x.npy") == 0
+    assert "warning: nothing in" in capsys.readouterr().err
+    assert (tmp_path / "softmax.int8.onnx").is_file()

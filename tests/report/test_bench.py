@@ -72,7 +72,7 @@ def test_a_runtime_that_cannot_run_a_model_is_left_out_with_a_warning(digits, mo
 
 def test_a_runtime_that_is_not_installed_is_wrong_usage(digits, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(UsageError, match="not installed"):
+    with pytest.raises(UsageError, match="cannot be imported"):
         bench([digits.int8], against=["openvino"], seconds=0.0, threads=1)
 
 
