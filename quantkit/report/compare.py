@@ -128,13 +128,14 @@ def compare(
     progress: Progress | None = None,
     **sampling: Any,
 ) -> Comparison:
-    """Run both models (path, ModelProto or onnx_ir.Model) on `data` and compare their outputs.
+    """Run both models (path, ModelProto, onnx_ir.Model or ModelResult) on `data` and compare their outputs.
 
     sampling: keywords of `report.samples.open_samples`; the default `preprocess` is in the INT8 metadata.
     layers: measure the error by layer. seconds: time to measure throughput for; 0: do not.
     float_graph: the FP32 model rewritten so that its tensors are those of the INT8 model; None: as it is.
     Raises ModelError if the outputs of the two differ in name, DataError if there is no sample.
     """
+    fp32, int8 = (getattr(model, "model", model) for model in (fp32, int8))
     threads = threads or default_threads()
     session = Session(int8, threads=threads, isa=isa)
     load(fp32)  # its errors say what is wrong with a file, onnxruntime's do not

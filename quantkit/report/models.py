@@ -25,7 +25,7 @@ def model_proto(source: Path | str | Any) -> onnx.ModelProto:
         return source
     import onnx_ir
 
-    return onnx_ir.to_proto(getattr(source, "model", source))
+    return onnx_ir.to_proto(source)
 
 
 def model_bytes(source: Path | str | Any) -> int:

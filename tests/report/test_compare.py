@@ -77,6 +77,11 @@ def test_models_in_memory_compare_like_files(digits, feeds, comparison):
     assert result.int8["bytes"] == pytest.approx(digits.int8.stat().st_size, rel=0.001)
 
 
+def test_what_a_stage_returns_is_compared_without_saving_it(digits, feeds):
+    result = pipeline.quantize(digits.fp32, feeds[:8])
+    assert pipeline.compare(digits.fp32, result, feeds[:8], seconds=0).samples == 8
+
+
 def test_every_quantized_layer_has_its_error_and_the_last_one_is_the_output_error(digits, comparison):
     nodes = [node.name for node in onnx.load(digits.int8).graph.node if node.domain == "quantkit"]
     assert [layer.name for layer in comparison.layers] == nodes
