@@ -13,6 +13,10 @@ OLDEST = 7
 """The oldest opset that onnxruntime and onnx.version_converter support."""
 MODERN = 13
 """From here on, axes are inputs (Squeeze, Unsqueeze, ReduceSum, Split); such files are left alone."""
+RESIZE_WITH_MODES = 11
+"""From here on Resize names its coordinate and rounding modes; onnx.version_converter leaves the new defaults in."""
+MISCONVERTED_OPS = frozenset(["Hardmax"])
+"""Ops whose meaning changed at opset 13 without onnx.version_converter knowing: such a file stays as it is."""
 TARGETS = (17, 16, 15, 14, 13)
 """Tried in this order when a file is older than MODERN."""
 
@@ -48,6 +52,9 @@ def raise_opset(model: ir.Model, label: str) -> tuple[ir.Model, list[Decision]]:
 
 
 def _convert(model: ir.Model, target: int) -> ir.Model:
+    changed = sorted({node.op_type for node in model.graph.all_nodes()} & MISCONVERTED_OPS)
+    if changed:
+        raise ValueError(f"{changed[0]} means something else since opset {MODERN}")
     proto = light_proto(model)
     kept_inputs = {value.name for value in model.graph.inputs}
     converted = ir.from_proto(onnx.version_converter.convert_version(proto, target))
@@ -61,10 +68,27 @@ def _convert(model: ir.Model, target: int) -> ir.Model:
             graph.inputs.remove(value)
         graph.register_initializer(value)
     _check_weights_survived(model, converted)
+    if model.graph.opset_imports[""] < RESIZE_WITH_MODES:
+        _keep_resize_meaning(converted)
     converted.ir_version = max(model.ir_version, minimum_ir_version(converted))
     converted.metadata_props.update(model.metadata_props)
     converted.producer_name, converted.producer_version = model.producer_name, model.producer_version
     return converted
+
+
+def _keep_resize_meaning(model: ir.Model) -> None:
+    """Upsample and Resize-10 map output to input by x / scale and round down, or up where they shrink.
+
+    Source: ONNX Resize-10 (which leaves the rounding open) and what onnxruntime does for it.
+    """
+    for node in model.graph.all_nodes():
+        if node.op_type != "Resize" or node.domain != "" or "coordinate_transformation_mode" in node.attributes:
+            continue
+        scales = node.inputs[2].const_value if len(node.inputs) > 2 and node.inputs[2] is not None else None
+        shrinks = scales is not None and bool((scales.numpy() < 1).any())
+        modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
+        for name, mode in modes.items():
+            node.attributes[name] = ir.AttrString(name, mode)
 
 
 def _check_weights_survived(model: ir.Model, converted: ir.Model) -> None:
