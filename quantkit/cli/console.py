@@ -43,6 +43,8 @@ class Progress:
 
 def progress_line(phase: str, done: int, total: int | None, seconds: float) -> str:
     """The text of one progress line, such as `calibrate  40/100  21.3/s  3 s left`."""
+    if total is None and not done:
+        return f"{phase} ..."
     parts = [phase, str(done) if total is None else f"{done}/{total}"]
     if done and seconds > 0:
         parts.append(f"{done / seconds:.1f}/s")
@@ -58,6 +60,9 @@ class Console:
         self.quiet = quiet
         self.verbose = verbose and not quiet
         self.progress = Progress(enabled=not quiet)
+        context = click.get_current_context(silent=True)
+        if context is not None:  # an error message then starts on a line of its own
+            context.call_on_close(self.progress.close)
 
     def note(self, message: str) -> None:
         """Say something useful but not asked for, on stderr."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 
+import click
 import pytest
 
+from quantkit.cli import cli, main
 from quantkit.cli.console import Console, Progress, progress_line
+from quantkit.errors import ModelError
 
 
 class Terminal(io.StringIO):
@@ -51,6 +54,7 @@ def test_a_progress_line_has_count_rate_and_time_left():
     assert progress_line("calibrate", 40, 100, 2.0) == "calibrate  40/100  20.0/s  3 s left"
     assert progress_line("observe", 7, None, 1.0) == "observe  7  7.0/s"
     assert progress_line("fold", 0, 9, 0.0) == "fold  0/9"
+    assert progress_line("throughput", 0, None, 0.0) == "throughput ..."
 
 
 def test_notes_are_dropped_when_quiet_but_warnings_are_not(capsys):
@@ -59,3 +63,15 @@ def test_notes_are_dropped_when_quiet_but_warnings_are_not(capsys):
     console.warn("broken.jpg skipped")
     console.result("the result")
     assert capsys.readouterr() == ("the result\n", "warning: broken.jpg skipped\n")
+
+
+def test_an_error_starts_on_a_line_of_its_own(monkeypatch):
+    @click.command()
+    def command() -> None:
+        Console().progress("calibrate", 1, 9)
+        raise ModelError("m.onnx: broken")
+
+    monkeypatch.setitem(cli.commands, "failing", command)
+    terminal = put_on_terminal(monkeypatch)
+    assert main(["failing"]) == 1
+    assert terminal.getvalue().split("\n")[1:] == ["quantkit: m.onnx: broken", ""]
