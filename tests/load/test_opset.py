@@ -47,7 +47,11 @@ CASES = {
     "softmax over the rest": (7, [node("Softmax", axis=1)], {}),
     "reduce and squeeze": (11, [node("ReduceSum", "x", "r", axes=[2, 3]), node("Squeeze", "r", axes=[2, 3])], {}),
     "split": (11, [node("Split", "x", "p q", axis=1, split=[1, 2]), node("Concat", "q p", axis=1)], {}),
-    "gemm": (7, [node("Flatten", "x", "f"), node("Gemm", "f w", transB=1, alpha=0.5)], {"w": normal(5, 75)}),
+    "gemm": (
+        7,
+        [node("Flatten", "x", "f"), node("Gemm", "f w b", transB=1, alpha=0.5)],
+        {"w": normal(5, 75), "b": normal(5)},
+    ),
     "shape arithmetic": (
         9,
         [
