@@ -7,10 +7,13 @@
 
 #include "qk.h"
 
+/* 0 builds the scalar kernels alone; -DQK_X86=0 does so on an x86 too. */
+#ifndef QK_X86
 #if (defined(__x86_64__) || defined(__amd64__)) && defined(__GNUC__)
 #define QK_X86 1
 #else
 #define QK_X86 0
+#endif
 #endif
 
 /* A file of kernels puts its ISA's attribute before every function that uses intrinsics. */
