@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.fuse.expand import pre_activation_name
+from quantkit.fuse.expand import expand_in_place, pre_activation_name
 from quantkit.fuse.functions import EXTRA_INPUTS, body_attributes, function_for
 from quantkit.fuse.graph import constant, new_initializer
 from quantkit.fuse.opnames import DOMAIN, DOMAIN_VERSION
@@ -138,6 +138,7 @@ def apply(model: ir.Model, selection: Selection, params: Mapping[str, QuantParam
     model.graph.remove(list(reversed(selection.forms)), safe=True)
     for value, name in writer.successors:
         value.name = name
+    expand_in_place(model)  # fused ops that stayed FP32
     finish_model(model)
 
 

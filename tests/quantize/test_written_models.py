@@ -138,3 +138,12 @@ def test_a_model_with_nothing_to_quantize_comes_out_fp32():
     assert result.kind == "fp32"
     x = image(1, 3, 8, 8)
     np.testing.assert_array_equal(run_onnxruntime(result.proto, {"x": x})[0], run_onnxruntime(proto, {"x": x})[0])
+
+
+def test_a_fused_op_that_stays_fp32_is_written_in_standard_ops():
+    proto = model(f"s = Mul(x, x) t = Sqrt(s) c = Conv<{CONV}>(t, w, b) y = Relu(c)", W)
+    calibrated = quantized(proto)
+    assert op_types(calibrated) == ["Mul", "Sqrt", "QuantizeLinear", "QConvRelu", "DequantizeLinear"]
+    x = image(2, 3, 8, 8)
+    got = run_onnxruntime(ir.to_proto(calibrated), {"x": x})[0]
+    assert sqnr_db(run_onnxruntime(proto, {"x": x})[0], got) > INT8_DB
