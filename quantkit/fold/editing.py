@@ -101,7 +101,7 @@ def unused_value_name(graph: ir.Graph, name: str) -> str:
     """`name` with the first suffix "_folded", "_folded_2", ... that no value of the graph or its subgraphs has."""
     used = graph.meta.get(_NAMES_KEY)
     if used is None:
-        used = graph.meta[_NAMES_KEY] = _value_names(graph)
+        used = graph.meta[_NAMES_KEY] = value_names(graph)
     stem = name if name.endswith("_folded") else f"{name}_folded"
     candidate, suffix = stem, 2
     while candidate in used:
@@ -115,9 +115,10 @@ def forget_names(graph: ir.Graph) -> None:
     graph.meta.pop(_NAMES_KEY, None)
 
 
-def _value_names(graph: ir.Graph) -> set[str | None]:
-    used = {value.name for node in graph.all_nodes() for value in node.outputs}
-    for body in (graph, *graph.subgraphs()):
+def value_names(graph: ir.Graph, *, inside: bool = True) -> set[str | None]:
+    """Names of all values of the graph; with `inside`, of its subgraphs too."""
+    used = {value.name for node in (graph.all_nodes() if inside else graph) for value in node.outputs}
+    for body in (graph, *(graph.subgraphs() if inside else ())):
         used.update(body.initializers)
         used.update(value.name for value in body.inputs)
     return used

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from quantkit.fold.activations import name_activations
 from quantkit.fold.batchnorm import batchnorm_to_conv, fold_batchnorm
+from quantkit.fold.branches import take_known_branches
 from quantkit.fold.cleanup import remove_unused
 from quantkit.fold.constants import fold_constants
 from quantkit.fold.editing import DONE_NOTHING, Pass
@@ -25,6 +26,7 @@ PASSES: tuple[Pass, ...] = (
     remove_unused,
     fold_shapes,
     fold_constants,
+    take_known_branches,
     remove_identities,
     merge_transposes,
     write_out_attributes,
