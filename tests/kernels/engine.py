@@ -56,6 +56,29 @@ def pointer(array: np.ndarray[Any, Any] | None, kind: str = "void *") -> Any:
     return ffi.NULL if array is None else ffi.cast(kind, array.ctypes.data)
 
 
+def run_in_pool(
+    isa: int,
+    pool: Any,
+    threads: int,
+    kind: int,
+    params: Any,
+    inputs: Sequence[np.ndarray[Any, Any] | None],
+    output: np.ndarray[Any, Any],
+) -> None:
+    """run_op on a pool of `threads` threads that the caller owns."""
+    tensors = [*inputs, *[None] * (2 - len(inputs)), output]
+    op = ffi.new("qk_op *", {"kind": kind, "params": ffi.cast("void *", params)})
+    for i, tensor in enumerate(tensors):
+        ref = op.out if i == 2 else getattr(op, "in")[i]
+        ref.buffer, ref.offset = (-1 if tensor is None else i), 0
+    buffers = ffi.new("void *[3]", [pointer(t) for t in tensors])
+    per_thread = lib.qk_op_scratch_bytes(isa, op)
+    scratch = aligned(max(per_thread * threads, 64))
+    failed = ffi.new("int32_t *", -1)
+    status = lib.qk_run(isa, pool, op, 1, buffers, pointer(scratch), per_thread, ffi.NULL, failed)
+    assert status == lib.QK_OK, f"qk_run: status {status}, op {failed[0]}"
+
+
 def run_op(
     isa: int,
     kind: int,
@@ -65,19 +88,11 @@ def run_op(
     threads: int = 1,
 ) -> None:
     """One op through qk_run, written into `output`. params: the struct that the kind wants. Up to two inputs."""
-    tensors = [*inputs, *[None] * (2 - len(inputs)), output]
-    op = ffi.new("qk_op *", {"kind": kind, "params": ffi.cast("void *", params)})
-    for i, tensor in enumerate(tensors):
-        ref = op.out if i == 2 else getattr(op, "in")[i]
-        ref.buffer, ref.offset = (-1 if tensor is None else i), 0
-    buffers = ffi.new("void *[3]", [pointer(t) for t in tensors])
-    per_thread = lib.qk_op_scratch_bytes(isa, op)
-    scratch = aligned(max(per_thread * threads, 64))
     pool = lib.qk_pool_create(threads)
-    failed = ffi.new("int32_t *", -1)
-    status = lib.qk_run(isa, pool, op, 1, buffers, pointer(scratch), per_thread, ffi.NULL, failed)
-    lib.qk_pool_destroy(pool)
-    assert status == lib.QK_OK, f"qk_run: status {status}, op {failed[0]}"
+    try:
+        run_in_pool(isa, pool, threads, kind, params, inputs, output)
+    finally:
+        lib.qk_pool_destroy(pool)
 
 
 def op_kernel_name(isa: int, kind: int, params: Any) -> str | None:

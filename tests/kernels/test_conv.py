@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import threading
 from dataclasses import replace
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from quantkit.execute._engine import ffi, lib
 
-from tests.kernels.engine import ISAS, aligned, guarded, isa_name, kernels, op_kernel_name, pointer, run_op
+from tests.kernels.engine import ISAS, aligned, guarded, isa_name, kernels, op_kernel_name, pointer, run_in_pool, run_op
 from tests.kernels.oracle_conv import Array, Geometry, accumulate, requantize
 
 Case = dict[str, Any]
@@ -177,7 +179,7 @@ def test_a_matrix_product_equals_the_oracle_for_every_row_count(isa: int, rows: 
 
 @isas
 @shapes
-@pytest.mark.parametrize("channels", [(3, 32), (4, 5), (16, 17), (33, 16), (24, 100)], ids=str)
+@pytest.mark.parametrize("channels", [(3, 32), (4, 5), (16, 17), (33, 16), (24, 100), (67, 18), (64, 33)], ids=str)
 def test_dense_conv_equals_the_oracle(isa: int, shape: Geometry, channels: tuple[int, int]) -> None:
     check(isa, replace(shape, batch=2, in_c=channels[0], out_c=channels[1]), gaps=(3, 5, 2), with_residual=True)
 
@@ -313,30 +315,56 @@ def test_weights_packed_for_another_isa_are_refused() -> None:
 
 
 def test_many_callers_of_one_pool_get_their_own_results() -> None:
-    errors: list[BaseException] = []
+    pool = lib.qk_pool_create(3)
+    wrong: list[int] = []
 
     def caller(seed: int) -> None:
-        try:
-            check(ISAS[-1], replace(DENSE, size=(20, 20)), threads=2, seed=seed)
-        except BaseException as error:
-            errors.append(error)
+        layer = Layer(replace(DENSE, size=(30, 30)), seed=seed)
+        packed, x, want = layer.pack(ISAS[-1]), guarded(layer.x), layer.expected()
+        for _ in range(20):
+            out = np.zeros_like(want)
+            run_in_pool(ISAS[-1], pool, 3, lib.QK_CONV, layer.params(packed), [x], out)
+            if not (out == want).all():
+                wrong.append(seed)
 
-    callers = [threading.Thread(target=caller, args=(seed,)) for seed in range(6)]
+    callers = [threading.Thread(target=caller, args=(seed,)) for seed in range(4)]
     for thread in callers:
         thread.start()
     for thread in callers:
         thread.join()
-    assert not errors
+    lib.qk_pool_destroy(pool)
+    assert not wrong
 
 
-def test_the_engine_works_in_a_forked_child() -> None:
-    check(ISAS[-1], replace(DENSE, size=(20, 20)), threads=2)
+def test_the_guard_catches_a_read_past_the_end() -> None:
+    data = guarded(np.zeros(100, np.uint8))
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        ctypes.string_at(data.ctypes.data, 101)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGSEGV
+
+
+def test_a_pool_works_in_a_forked_child() -> None:
+    layer = Layer(replace(DENSE, size=(30, 30)))
+    packed, x, want = layer.pack(ISAS[-1]), guarded(layer.x), layer.expected()
+    pool = lib.qk_pool_create(3)
+
+    def is_right() -> bool:
+        out = np.zeros_like(want)
+        run_in_pool(ISAS[-1], pool, 3, lib.QK_CONV, layer.params(packed), [x], out)
+        return bool((out == want).all())
+
+    assert is_right()
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            check(ISAS[-1], replace(DENSE, size=(20, 20)), threads=2)
-            code = 0
+            code = 0 if all(is_right() for _ in range(5)) else 1
+            lib.qk_pool_destroy(pool)
         finally:
             os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
+    assert is_right()
+    lib.qk_pool_destroy(pool)
