@@ -10,7 +10,7 @@ import onnx_ir as ir
 from quantkit.fold.editing import RefusalError, add_constant, constant, decide, graph_of, rewrite_nodes
 from quantkit.fold.shape_analysis import ShapeAnalysis
 from quantkit.fold.shape_values import ELEMENT_RULES
-from quantkit.fold.symbolic import Dim, Size, exact_quotient, shown
+from quantkit.fold.symbolic import Dim, exact_quotient, shown
 from quantkit.types import Decision
 
 INT64_MAX = np.iinfo(np.int64).max
@@ -119,10 +119,10 @@ def _expand(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
     shift = len(target) - len(dims)
     numbers = []
     for position, element in enumerate(target):
-        if position >= shift >= 0 and dims[position - shift] == element and isinstance(element, Size):
-            numbers.append(1)
-        elif isinstance(element, int):
+        if isinstance(element, int):
             numbers.append(element)
+        elif position >= shift and dims[position - shift] == element:
+            numbers.append(1)
         else:
             raise RefusalError(f"Expand to {shown(target)} needs a size known only at run time")
     return _write(node, 1, numbers)

@@ -58,7 +58,10 @@ def _check_finite(weight: ir.Value, node: ir.Node, label: str) -> None:
     try:
         array = tensor.numpy()
     except Exception as error:
-        raise ModelError(f"{label}: tensor {weight.name!r} cannot be read ({error}); export the model again") from error
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{label}: tensor {weight.name!r} cannot be read ({reason}); export the model again"
+        ) from error
     finite = np.isfinite(array.astype(np.float32) if array.dtype.kind == "V" else array)
     if not finite.all():
         count = int(finite.size - np.count_nonzero(finite))

@@ -262,3 +262,9 @@ def test_fold_shapes_alone_makes_the_reshape_constant():
     model, decisions = folded(proto, fold_shapes)
     assert {decision.action for decision in decisions} == {"folded"}
     assert node_of(model, "Transpose").outputs[0].name == "t"
+
+
+def test_an_expand_to_fewer_dimensions_is_aligned_at_the_end():
+    body = "s = Shape(x)\n w = Slice(s, v3, v4)\n a = Relu(x)\n y = Expand(a, w)"
+    model, _ = folded(build("(float[N,3,H,W] x) => (float[N,3,H,W] y)", body, **SCALARS), symbols=SIZES)
+    assert op_types(model) == ["Relu"]
