@@ -128,8 +128,8 @@ const char *qk_op_kernel_name(qk_isa isa, const qk_op *op); /* the kernel that w
 
 /* ---- Weights. weights: s8 [out_c][kernel_h][kernel_w][in_c / groups]; bias: int32 [out_c]; multiplier: f32 [out_c].
  * The packed form depends on the geometry of the weights, groups and in_zero_point, not on image sizes or pitches.
- * It holds bias - in_zero_point * sum(w) and the multipliers beside the panels. 64-byte aligned memory. ----
- * QK_BAD_ARGUMENT also where a multiplier is negative or not finite, or 255 * 127 * products could leave int32. */
+ * It holds bias - in_zero_point * sum(w) and the multipliers beside the panels. 64-byte aligned memory.
+ * QK_BAD_ARGUMENT also where a multiplier is negative or not finite, or the sum of products could leave int32. ---- */
 int64_t qk_conv_packed_bytes(qk_isa isa, const qk_conv_params *conv);
 qk_status qk_conv_pack(qk_isa isa, const qk_conv_params *conv, const int8_t *weights, const int32_t *bias,
                        const float *multiplier, void *packed);
