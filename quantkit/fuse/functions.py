@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.activations import ACTIVATIONS
@@ -169,13 +170,22 @@ def _static_body(emit: Emitter, name: OpName, attrs: Mapping[str, Any]) -> tuple
     return inputs, [emit("QuantizeLinear", [v, *y], {}) for v in values]
 
 
+def _shifted_to_unsigned(emit: Emitter, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """s8 weights as u8 with zero point 128: the same products; onnxruntime before 1.24 has no ConvInteger for s8."""
+    offset = emit("Constant", [], {"value": ir.tensor(np.array(128, np.int32))})
+    wide = emit("Add", [emit("Cast", [weight], {"to": int(ir.DataType.INT32)}), offset], {})
+    zero_point = emit("Constant", [], {"value": ir.tensor(np.array(128, np.uint8))})
+    return emit("Cast", [wide], {"to": int(ir.DataType.UINT8)}), zero_point
+
+
 def _dynamic_body(emit: Emitter, name: OpName, attrs: Mapping[str, Any]) -> tuple[list[ir.Value], list[ir.Value]]:
     """DynamicQuantizeLinear -> ConvInteger or MatMulInteger -> scale -> bias -> [Add] -> [activation]."""
     x, w, scale, bias = inputs = _inputs("x", "w", "w_scale", "bias")
     x_q, x_scale, x_zero = emit("DynamicQuantizeLinear", [x], {}, outputs=3)
     if name.base == "Conv":
         own = {k: attrs[k] for k in ATTRIBUTES["Conv"]}
-        acc = emit("ConvInteger", [x_q, w, x_zero], own)
+        unsigned, zero_point = _shifted_to_unsigned(emit, w)
+        acc = emit("ConvInteger", [x_q, unsigned, x_zero, zero_point], own)
     else:
         weight = emit("Transpose", [w], {"perm": [1, 0]}) if name.base == "Gemm" else w
         acc = emit("MatMulInteger", [x_q, weight, x_zero], {})

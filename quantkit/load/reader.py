@@ -38,6 +38,7 @@ def read(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
 
     Raises ModelError: the file is missing, not ONNX, truncated, or its external data is.
     """
+    source = getattr(source, "model", source)  # what a stage of quantkit returned
     if isinstance(source, ir.Model):
         return Source(source.clone(), "", source.graph.name or "the model", lambda: _model_digest(source))
     if isinstance(source, onnx.ModelProto):

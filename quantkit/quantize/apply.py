@@ -93,9 +93,7 @@ class _Writer:
             inputs += self.pair(out_name)
         known = body_attributes(name, self.opset)
         attributes = {key: value for key, value in form.attributes.items() if key in known}
-        new = ir.node(
-            name.op_type, inputs, attributes, domain=DOMAIN, num_outputs=len(node.outputs), name=node.name
-        )
+        new = ir.node(name.op_type, inputs, attributes, domain=DOMAIN, num_outputs=len(node.outputs), name=node.name)
         self.graph.insert_before(node, new)
         for old, out in zip(node.outputs, new.outputs, strict=True):
             if to_float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto
 
@@ -248,6 +249,9 @@ def test_max_pool_agrees_with_onnxruntime(attributes: dict[str, object]) -> None
 @pytest.mark.parametrize("count_include_pad", [0, 1])
 def test_average_pool_agrees_with_onnxruntime(attributes: dict[str, object], count_include_pad: int) -> None:
     rng = np.random.default_rng(7)
+    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if version < (1, 24) and attributes["ceil_mode"] and count_include_pad:
+        pytest.skip("onnxruntime before 1.24 divides by taps beyond the padding: onnx 1.16's definition came later")
     inputs = triple("x", random_u8(rng, 2, 3, 9, 10), 0.02, 40) | pair("y", 0.017, 33)
     attributes = attributes | {"count_include_pad": count_include_pad}
     assert_within_one_step(OneOp("QAveragePool", pool_body("AveragePool", attributes), inputs, attributes))

@@ -201,3 +201,9 @@ def test_a_profile_names_every_node_that_did_work(calibrated):
     rows = Session(calibrated["residual"]).profile({"x": image(4, 3, 8, 8)})
     assert {row[1] for row in rows} >= {"QConvRelu", "QConvAddRelu", "QuantizeLinear", "DequantizeLinear"}
     assert all(row[3] > 0 for row in rows)
+
+
+def test_what_a_stage_returned_can_be_used_as_a_model():
+    proto, x = network("residual"), image(2, 3, 8, 8)
+    result = pipeline.calibrate(pipeline.convert(proto), [{"x": image(4, 3, 8, 8)}])
+    np.testing.assert_array_equal(Session(result).run(None, {"x": x})[0], run_oracle(result.model, {"x": x})["y"])
