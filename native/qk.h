@@ -25,7 +25,9 @@ typedef enum {
     QK_COPY = 6,       /* qk_copy_params:     strided copy, with a table if one is given */
     QK_FILL = 7,       /* qk_copy_params:     writes `value`; no input */
     QK_RESIZE = 8,     /* qk_resize_params:   nearest, by index maps */
-    QK_OP_COUNT = 9
+    QK_SOFTMAX = 9,    /* qk_softmax_params */
+    QK_NORMALIZE = 10, /* qk_normalize_params: layer normalization */
+    QK_OP_COUNT = 11
 } qk_op_kind;
 
 /* Where a tensor lies: byte `offset` in buffers[buffer] of the call; buffer -1 means: no such tensor. */
@@ -116,6 +118,27 @@ typedef struct {
     int32_t batch, in_h, in_w, out_h, out_w, channels, in_pitch, out_pitch;
     const int32_t *rows, *columns;
 } qk_resize_params;
+
+/* Softmax of `rows` runs of `count` contiguous bytes, their starts a pitch apart. With max the largest byte of a run:
+ * e(x) = exponentials[255 - max + x], sum = sum of e(x), exact; exponentials: [511], rne(2^24 * exp((i - 255) * s_x))
+ * up to i = 255, 0 above, where no x leads;
+ * y = clamp(rne(f32(e(x)) * f32(1 / (sum * out_scale))) + zero_point, 0, 255); the factor is computed in float64. */
+typedef struct {
+    int64_t rows, count, in_pitch, out_pitch;
+    const int32_t *exponentials;
+    float out_scale;
+    int32_t zero_point;
+} qk_softmax_params;
+
+/* Layer normalization of `rows` runs of `count` contiguous bytes. With S = sum x, V = count * sum x^2 - S^2, exact:
+ * inverse = in_scale / sqrt(f64(V) / f64(count^2) * in_scale^2 + epsilon) in float64, a = f32(inverse / count),
+ * y = clamp(rne((f32(count * x - S) * a) * gain[i] + shift[i]) + zero_point, 0, 255), float32 step by step. */
+typedef struct {
+    int64_t rows, count, in_pitch, out_pitch;
+    double in_scale, epsilon;
+    const float *gain, *shift; /* [count]: f32(scale / s_y), f32(bias / s_y) */
+    int32_t zero_point;
+} qk_normalize_params;
 
 /* ---- CPU and dispatch ---- */
 int32_t qk_isa_available(qk_isa isa); /* 1: in this build, this CPU and this operating system */

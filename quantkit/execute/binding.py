@@ -25,6 +25,7 @@ PARAMS = {
     "QK_QUANTIZE": "qk_convert_params", "QK_DEQUANTIZE": "qk_convert_params", "QK_CONV": "qk_conv_params",
     "QK_BINARY": "qk_binary_params", "QK_POOL": "qk_pool_params", "QK_LOOKUP": "qk_copy_params",
     "QK_COPY": "qk_copy_params", "QK_FILL": "qk_copy_params", "QK_RESIZE": "qk_resize_params",
+    "QK_SOFTMAX": "qk_softmax_params", "QK_NORMALIZE": "qk_normalize_params",
 }  # fmt: skip
 
 

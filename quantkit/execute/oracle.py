@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from quantkit.errors import DataError, ModelError, QuantkitError
 from quantkit.execute import oracle_ops
+from quantkit.execute.oracle_arithmetic import dequantize_linear, params, quantize_linear
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -154,13 +155,13 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 def _quantize(attributes: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
     if len(inputs) != 3 or inputs[2].dtype != np.uint8 or inputs[1].size != 1 or inputs[0].dtype != np.float32:
         return None
-    return [oracle_ops.quantize_linear(inputs[0], oracle_ops.params(*inputs[1:]))]
+    return [quantize_linear(inputs[0], params(*inputs[1:]))]
 
 
 def _dequantize(attributes: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
     if len(inputs) != 3 or inputs[0].dtype != np.uint8 or inputs[1].size != 1 or inputs[1].dtype != np.float32:
         return None
-    return [oracle_ops.dequantize_linear(inputs[0], oracle_ops.params(*inputs[1:]))]
+    return [dequantize_linear(inputs[0], params(*inputs[1:]))]
 
 
 LINEAR = {"QuantizeLinear": _quantize, "DequantizeLinear": _dequantize}

@@ -36,6 +36,8 @@ ATTRIBUTES: dict[str, dict[str, ir.AttributeType]] = {
     "DepthToSpace": {"blocksize": _INT, "mode": _STRING},
     "Concat": {"axis": _INT},
     "Split": {"axis": _INT},
+    "Softmax": {"axis": _INT},
+    "LayerNormalization": {"axis": _INT, "epsilon": _FLOAT},
 }
 """Attributes of each base op that a quantkit node carries to its body, with ONNX's names."""
 
@@ -48,11 +50,14 @@ EXTRA_INPUTS: dict[str, tuple[str, ...]] = {
     "ResizeScales": ("scales",),
     "ResizeSizes": ("sizes",),
     "Split": ("split",),
+    "LayerNormalization": ("scale", "bias"),
 }
-"""Integer or scale inputs that follow the activation inputs of a base op."""
+"""Constant inputs that follow the activation inputs of a base op."""
 
 SINCE_OPSET = {("AveragePool", "dilations"): 19, ("Reshape", "allowzero"): 14}
 """Attributes that an op has only from an opset on."""
+FIRST_OPSET = {"LayerNormalization": 17}
+"""Ops that ONNX has only from an opset on; models of older opsets do not hold them."""
 REDUCE_AXES_INPUT_OPSET = 18
 
 

@@ -11,7 +11,16 @@ import onnx_ir as ir
 
 from quantkit.fuse.graph import constant
 from quantkit.lower.plan import PackedSpec, PlanOp, Ref
-from quantkit.lower.views import Buffer, View, channels_last, channels_last_order, merge, reshape_view, row_major
+from quantkit.lower.views import (
+    Buffer,
+    View,
+    channels_last,
+    channels_last_order,
+    merge,
+    nested_like,
+    reshape_view,
+    row_major,
+)
 from quantkit.types import QuantParams
 
 MAX_COPY_DIMS = 6
@@ -81,12 +90,15 @@ class Lowering:
         from_ = View(source.buffer, shape, (4 * channels * pixels, 4, 4 * channels, 1), source.offset)
         self.copy(from_, View(target, shape, row_major(shape)))
 
-    def allocate(self, value: ir.Value, dims: Sequence[int]) -> View:
-        """Memory for an output, channels last, inside a Concat's output where it will end up there anyway."""
+    def allocate(self, value: ir.Value, dims: Sequence[int], like: View | None = None) -> View:
+        """Memory for an output, inside a Concat's output where it will end up there anyway.
+
+        Dense; the dimensions nest as those of `like` do, else channels last.
+        """
         dims = tuple(int(d) for d in dims)
         place = self.destination.get(value)
         if place is None:
-            view = self.temporary(dims)
+            view = self.temporary(dims, None if like is None else nested_like(like, dims))
         else:
             whole, start = place
             if whole not in self.views:

@@ -11,7 +11,7 @@ from quantkit.fuse.activations import ACTIVATIONS, lookup_table
 from quantkit.fuse.opnames import OpName
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import Ref
-from quantkit.lower.views import View, channels_last, channels_last_order, merge
+from quantkit.lower.views import View, channels_last, channels_last_order, merge, nested_like
 from quantkit.lower.weighted import epilogue
 
 BINARY_DIMS = 3
@@ -54,7 +54,7 @@ def lower_unary(context: Lowering, node: ir.Node, name: OpName) -> None:
     attributes = {key: float(node.attributes[key].as_float()) for key in ACTIVATIONS[name.base].attributes}
     table = lookup_table(name.base, attributes, x.scale, x.zero_point, y.scale, y.zero_point)
     source = context.view(node.inputs[0])
-    context.copy(source, context.allocate(node.outputs[0], source.dims), table)
+    context.copy(source, context.allocate(node.outputs[0], source.dims, source), table)
 
 
 def lower_binary(context: Lowering, node: ir.Node, name: OpName) -> None:
@@ -63,7 +63,8 @@ def lower_binary(context: Lowering, node: ir.Node, name: OpName) -> None:
     a, b = context.view(node.inputs[0]), context.view(node.inputs[3])
     dims = np.broadcast_shapes(a.dims, b.dims)
     y, fields = epilogue(node, name, 6, context)
-    out = context.allocate(node.outputs[0], dims)
+    whole = next((v for v in (a, b) if v.dims == dims), None)
+    out = context.allocate(node.outputs[0], dims, whole)
     loop_dims, strides, (a, b) = _common_loops(context, a.broadcast(dims), b.broadcast(dims), out)
     pad = BINARY_DIMS - len(loop_dims)
     batch, pixels, channels = [1] * pad + loop_dims
@@ -88,10 +89,11 @@ def _common_loops(
     context: Lowering, a: View, b: View, out: View
 ) -> tuple[list[int], list[list[int]], tuple[View, View]]:
     """At most three loops that all operands share; an operand that does not fit is copied into the output's layout."""
-    order = channels_last_order(len(out.dims))
+    order = sorted(channels_last_order(len(out.dims)), key=lambda axis: -out.strides[axis])
+    layout = nested_like(out, out.dims)
     for operands in ((a, b), (a, None), (None, b), (None, None)):
-        first = operands[0] or context.dense(a, channels_last(a.dims))
-        second = operands[1] or context.dense(b, channels_last(b.dims))
+        first = operands[0] or context.dense(a, layout)
+        second = operands[1] or context.dense(b, layout)
         views = [v.permuted(order) for v in (first, second, out)]
         dims, strides = merge(views[0].dims, *(v.strides for v in views))
         if len(dims) <= BINARY_DIMS:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from quantkit.fuse.activations import ACTIVATIONS
 from quantkit.fuse.graph import constant, is_standard, quantkit_name
 from quantkit.fuse.opnames import BINARY, WEIGHTED, OpName
-from quantkit.lower import elementwise, movement, pools, weighted
+from quantkit.lower import elementwise, movement, pools, rows, weighted
 from quantkit.lower.arena import live_peak, place
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import ExternalTensor, PackedSpec, Plan, Ref
@@ -40,6 +40,8 @@ LOWERINGS: dict[str, LowerFunction] = {
     "DepthToSpace": movement.lower_depth_to_space,
     "ResizeScales": movement.lower_resize,
     "ResizeSizes": movement.lower_resize,
+    "Softmax": rows.lower_softmax,
+    "LayerNormalization": rows.lower_layer_normalization,
 }
 """Base op of a static quantkit node -> how it becomes engine ops."""
 

@@ -80,6 +80,26 @@ def channels_last(dims: Sequence[int]) -> tuple[int, ...]:
     return tuple(strides)
 
 
+def nested_like(view: View, dims: Sequence[int]) -> tuple[int, ...]:
+    """Strides of a dense tensor of `dims` whose dimensions nest in the order of the strides of `view`, of equal rank.
+
+    A dimension of 1 says nothing by its stride: it stays beside the dimension that follows it channels last.
+    """
+    base = channels_last_order(len(dims))
+    strides = dict(zip(range(len(dims)), view.strides, strict=True))
+    following = 0
+    for axis in reversed(base):
+        if view.dims[axis] == 1:
+            strides[axis] = following
+        following = strides[axis]
+    order = sorted(base, key=lambda axis: -strides[axis])
+    dense = row_major([dims[axis] for axis in order])
+    found = [0] * len(dims)
+    for axis, stride in zip(order, dense, strict=True):
+        found[axis] = stride
+    return tuple(found)
+
+
 def merge(dims: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], list[list[int]]]:
     """Joins neighbouring dimensions that are contiguous in all operands at once, and drops those of size 1."""
     kept = [i for i, d in enumerate(dims) if d != 1]

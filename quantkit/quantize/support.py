@@ -172,6 +172,26 @@ def _split(node: ir.Node) -> StaticForm:
     return StaticForm(OpName("Split", count=count), (node.inputs[0],), (split,), {"axis": axis}, True)  # type: ignore[arg-type]
 
 
+def _softmax(node: ir.Node) -> StaticForm:
+    rank = _rank(node.inputs[0])  # type: ignore[arg-type]
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+    return StaticForm(OpName("Softmax"), (node.inputs[0],), (), {"axis": axis % rank})  # type: ignore[arg-type]
+
+
+def _layer_normalization(node: ir.Node) -> StaticForm:
+    if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
+        raise Reject("the outputs mean or inverse deviation are used")
+    rank = _rank(node.inputs[0])  # type: ignore[arg-type]
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+    if axis % rank != rank - 1:
+        raise Reject(f"over the axes from {axis} of rank {rank}; the engine has the last")
+    scale = _constant_input(node, 1, "the scale").astype(np.float32)
+    bias = _constant_input(node, 2, "the bias", np.zeros_like(scale)).astype(np.float32)
+    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    attributes = {"axis": -1, "epsilon": epsilon}
+    return StaticForm(OpName("LayerNormalization"), (node.inputs[0],), (scale, bias), attributes)  # type: ignore[arg-type]
+
+
 def _binary(node: ir.Node) -> StaticForm:
     return StaticForm(OpName(node.op_type), tuple(node.inputs))  # type: ignore[arg-type]
 
@@ -193,6 +213,8 @@ FORMS: dict[str, Callable[[ir.Node], StaticForm]] = {
     "Resize": _resize,
     "Concat": _concat,
     "Split": _split,
+    "Softmax": _softmax,
+    "LayerNormalization": _layer_normalization,
     "Add": _binary,
     "Sub": _binary,
     "Mul": _binary,

@@ -1,9 +1,9 @@
 /* kernel_test VECTORS [ISA,ISA...] [-v]
  *
  * Runs every case of a vectors file (recorder.py says how it is laid out) on every ISA that this CPU has, on 1 and on 3
- * threads, and compares every byte of the output. Linked statically with the engine it needs nothing but a kernel, so it
- * runs on an emulated CPU. All operands end at an unmapped page.
- * With a list of ISAs, exactly these must be available. Exit status: 0 all equal, 1 something differs, 2 wrong usage. */
+ * threads, and compares every byte of the output. Linked statically with the engine it needs nothing but a kernel, so
+ * it runs on an emulated CPU. All operands end at an unmapped page. With a list of ISAs, exactly these must be
+ * available. Exit status: 0 all equal, 1 something differs, 2 wrong usage. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,16 +66,30 @@ static void point(uint32_t kind, void *params, const guarded *g, const void *pac
         ((qk_conv_params *)params)->packed = packed;
         ((qk_conv_params *)params)->epilogue.table = table;
         break;
-    case QK_BINARY: ((qk_binary_params *)params)->table = table; break;
-    case QK_POOL: ((qk_pool_params *)params)->multiplier_by_count = (const float *)(const void *)g[INTS0].data; break;
+    case QK_BINARY:
+        ((qk_binary_params *)params)->table = table;
+        break;
+    case QK_POOL:
+        ((qk_pool_params *)params)->multiplier_by_count = (const float *)(const void *)g[INTS0].data;
+        break;
     case QK_LOOKUP:
     case QK_COPY:
-    case QK_FILL: ((qk_copy_params *)params)->table = table; break;
+    case QK_FILL:
+        ((qk_copy_params *)params)->table = table;
+        break;
     case QK_RESIZE:
         ((qk_resize_params *)params)->rows = (const int32_t *)(const void *)g[INTS0].data;
         ((qk_resize_params *)params)->columns = (const int32_t *)(const void *)g[INTS1].data;
         break;
-    default: break;
+    case QK_SOFTMAX:
+        ((qk_softmax_params *)params)->exponentials = (const int32_t *)(const void *)g[INTS0].data;
+        break;
+    case QK_NORMALIZE:
+        ((qk_normalize_params *)params)->gain = (const float *)(const void *)g[INTS0].data;
+        ((qk_normalize_params *)params)->shift = (const float *)(const void *)g[INTS1].data;
+        break;
+    default:
+        break;
     }
 }
 
@@ -181,7 +195,10 @@ static int every_kernel_ran(const int32_t *runs) {
     for (int32_t i = 0; i < qk_kernel_count(); i++) {
         const int available = qk_isa_available(qk_kernel_isa(i));
         const int missed = available && !runs[i];
-        printf("%-28s %6d cases%s\n", qk_kernel_name(i), runs[i], missed ? "  FAIL: no case" : available ? "" : "  no CPU");
+        printf("%-28s %6d cases%s\n", qk_kernel_name(i), runs[i],
+               missed      ? "  FAIL: no case"
+               : available ? ""
+                           : "  no CPU");
         good = good && !missed;
     }
     return good;
@@ -212,8 +229,8 @@ int main(int argc, char **argv) {
                 if (t == 0)
                     count(runs, kernel);
                 if (wrong || verbose)
-                    printf("%s %s, %d threads, %s: %lld bytes differ\n", wrong ? "FAIL" : "ok", kernel ? kernel : "none",
-                           thread_counts[t], c.blob[NAME], (long long)wrong);
+                    printf("%s %s, %d threads, %s: %lld bytes differ\n", wrong ? "FAIL" : "ok",
+                           kernel ? kernel : "none", thread_counts[t], c.blob[NAME], (long long)wrong);
             }
         }
     }

@@ -25,9 +25,10 @@ from quantkit.execute import _engine
 
 MAGIC = b"QKVECTOR"
 BLOBS = ("name", "params", "in0", "in1", "before", "after", "table", "weights", "bias", "multiplier", "ints0", "ints1")
-"""before, after: the output's memory. ints0: qk_pool_params.multiplier_by_count or qk_resize_params.rows;
-ints1: columns."""
+"""before, after: the output's memory. ints0, ints1: the arrays of 4-byte numbers that the params point to, in the
+order of their fields."""
 TABLE_BYTES = 256
+SOFTMAX_ENTRIES = 511
 LARGEST_CASE = 1 << 18
 """Bytes of operands: an emulated CPU runs some 60 million instructions a second."""
 
@@ -70,6 +71,10 @@ def pointed_to(library: RecordingLibrary, kind: int, params: Any) -> Blobs:
         found["ints0"] = memory(params.multiplier_by_count, 4 * (params.kernel_h * params.kernel_w + 1))
     elif kind == library.QK_RESIZE:
         found |= {"ints0": memory(params.rows, 4 * params.out_h), "ints1": memory(params.columns, 4 * params.out_w)}
+    elif kind == library.QK_SOFTMAX:
+        found["ints0"] = memory(params.exponentials, 4 * SOFTMAX_ENTRIES)
+    elif kind == library.QK_NORMALIZE:
+        found |= {"ints0": memory(params.gain, 4 * params.count), "ints1": memory(params.shift, 4 * params.count)}
     return found
 
 

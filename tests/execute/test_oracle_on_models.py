@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 from quantkit import pipeline
 from quantkit.execute import Session
@@ -17,6 +16,7 @@ from quantkit.execute.oracle import run_oracle
 from quantkit.report.assets import asset
 from tests.execute.one_op import run_onnxruntime
 from tests.kernels.engine import ISAS, isa_name
+from tests.native_model import one_node
 
 ONE_STEP = 1
 """A rounding tie between exact integers and onnxruntime's float32 sums."""
@@ -38,20 +38,6 @@ def calibrated(path: Path, shape: tuple[int, ...]) -> Case:
 def case(request: pytest.FixtureRequest, shared: Callable[[str], Path]) -> Case:
     name = request.param
     return calibrated(shared(f"models/{name}.onnx") if name in SHARED else asset(f"{name}.onnx"), MODELS[name])
-
-
-def one_node(model: onnx.ModelProto, node: onnx.NodeProto, values: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """The node as a model whose inputs are `values` and whose other inputs are the model's initializers."""
-    inputs = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        for name, value in values.items()
-    ]
-    constants = [t for t in model.graph.initializer if t.name in node.input]
-    outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
-    graph = helper.make_graph([node], "one_node", inputs, outputs, constants)
-    return helper.make_model(
-        graph, opset_imports=model.opset_import, functions=model.functions, ir_version=model.ir_version
-    )
 
 
 def test_every_op_is_within_one_step_of_its_function_in_onnxruntime(case: Case) -> None:
