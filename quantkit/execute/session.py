@@ -91,7 +91,8 @@ class NativeRegion:
 
 
 class Session:
-    """Runs an FP32, converted or calibrated model; the calls are those of onnxruntime.InferenceSession.
+    """Runs an FP32, converted or calibrated model, or an INT8 model of another tool; the calls are those of
+    onnxruntime.InferenceSession.
 
     model: path, onnx.ModelProto or onnx_ir.Model. threads: at least 1 (default: QUANTKIT_NUM_THREADS or all CPUs).
     isa: force "scalar" | "avx2" | "avxvnni" | "avx512vnni" (default: QUANTKIT_ISA or the best); EngineError if missing.
@@ -99,7 +100,8 @@ class Session:
     """
 
     def __init__(self, model: Any, threads: int | None = None, isa: str | None = None) -> None:
-        from quantkit.load import load
+        from quantkit.foreign import to_static
+        from quantkit.load import artifact_kind, load
 
         self.threads = threads if threads is not None else default_threads()
         if not 1 <= self.threads <= MAX_THREADS:
@@ -107,6 +109,8 @@ class Session:
         self.isa = choose_isa(isa)
         self._source = Path(model) if isinstance(model, str | Path) else None
         self._model: ir.Model = load(model, strict=False)
+        if artifact_kind(self._model) == "foreign-int8":
+            to_static(self._model)
         self._pool = Pool(self.threads)
         self._steps = partition(self._model.graph)
         self._runners = [

@@ -42,6 +42,10 @@ def _expand_node(model: ir.Model, node: ir.Node, name: OpName) -> None:
     if name.activation:
         value.name = pre_activation_name(out.name or "")
         value = emit_activation(emit, name, value, node.attributes)
+    for made in emit.nodes:
+        made.meta.update(node.meta)
+        if made.op_type == name.base:
+            made.name = node.name
     model.graph.insert_before(node, emit.nodes)
     value.shape, value.type = out.shape, out.type
     ir.convenience.replace_all_uses_with(out, value, replace_graph_outputs=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.foreign import REASON_KEY
 from quantkit.fuse.activations import ACTIVATIONS
 from quantkit.fuse.graph import constant, is_standard, quantkit_name
 from quantkit.fuse.opnames import BINARY, WEIGHTED, OpName
@@ -59,7 +60,7 @@ def why_not_native(node: ir.Node) -> str:
     if name is not None and name.level == "dynamic":
         return "activation ranges are not fixed yet; run `quantkit calibrate`"
     if not is_standard(node, *EDGES):
-        return f"{node.op_type} runs in float32"
+        return node.meta.get(REASON_KEY) or f"{node.op_type} runs in float32"
     scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2] if len(node.inputs) > 2 else None)
     if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.uint8:
         return f"{node.op_type} is not u8 with one constant scale and zero point"

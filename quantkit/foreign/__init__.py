@@ -1,0 +1,47 @@
+"""INT8 models of other tools (QDQ or QOperator form), rewritten in memory into quantkit ops so that they run natively.
+
+Integers, scales and zero points are the file's own; only the arithmetic is quantkit's: exact accumulators and one
+rounding. Signed activations are shifted by 128. What has no exact form stays as it is, with the reason.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from quantkit.types import Decision
+
+__all__ = ["REASON_KEY", "to_static"]
+
+REASON_KEY = "quantkit.reason"
+"""Key of node.meta: why the import left the node to onnxruntime."""
+OLDEST_OPSET = 13
+"""DequantizeLinear has an axis from here on."""
+
+
+def to_static(model: ir.Model) -> list[Decision]:
+    """Rewrites a loaded foreign INT8 model in place into static quantkit ops. Inputs and outputs keep name and dtype.
+
+    Returns what was imported and, for every node that was not, why; these nodes have the reason in meta[REASON_KEY].
+    A model below opset 13, that could not be raised by `load`, is left alone.
+    """
+    from quantkit.fold import fold
+    from quantkit.fold.cleanup import remove_unused
+    from quantkit.foreign.convert import convert_nodes
+    from quantkit.foreign.linear import forget_constants, normalize, remember_constants
+    from quantkit.foreign.qoperators import expand_qoperators
+    from quantkit.fuse import fuse
+    from quantkit.fuse.expand import expand_in_place
+    from quantkit.quantize.apply import finish_model
+
+    if model.graph.opset_imports.get("", 0) < OLDEST_OPSET:
+        return [Decision("load", "kept", "model", f"quantized ops of an opset below {OLDEST_OPSET} are not imported")]
+    expand_qoperators(model)
+    fold(model)
+    normalize(model)
+    remember_constants(model)
+    decisions = convert_nodes(model, fuse(model))
+    forget_constants(model)
+    expand_in_place(model)
+    remove_unused(model)
+    finish_model(model)
+    return decisions
