@@ -12,7 +12,7 @@ from quantkit.types import Decision
 
 __all__ = ["REASON_KEY", "to_static"]
 
-REASON_KEY = "quantkit.reason"
+REASON_KEY = "quantkit.foreign.reason"
 """Key of node.meta: why the import left the node to onnxruntime."""
 OLDEST_OPSET = 13
 """DequantizeLinear has an axis from here on."""
