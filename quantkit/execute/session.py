@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -53,19 +55,26 @@ class NativeRegion:
         self._packed: dict[str, np.ndarray] = {}
         self._plans: OrderedDict[tuple[tuple[int, ...], ...], CompiledPlan] = OrderedDict()
         self._memory: list[np.ndarray] = []
+        self._planning = threading.Lock()
 
     def plan_for(self, shapes: tuple[tuple[int, ...], ...]) -> CompiledPlan:
         """The plan for these input shapes, made at first use."""
         found = self._plans.get(shapes)
         if found is None:
-            plan = lower_region(self.step, dict(zip(self.step.inputs, shapes, strict=True)), self._specs)
-            for name, spec in self._specs.items():
-                if name not in self._packed:
-                    self._packed[name] = pack(self.isa, spec)
-            found = CompiledPlan(plan, self.isa, self._packed)
-            self._plans[shapes] = found
-            while len(self._plans) > PLANS_KEPT:
-                self._plans.popitem(last=False)
+            with self._planning:
+                return self._plans.get(shapes) or self._make_plan(shapes)
+        with suppress(KeyError):  # another thread may have dropped it just now
+            self._plans.move_to_end(shapes)
+        return found
+
+    def _make_plan(self, shapes: tuple[tuple[int, ...], ...]) -> CompiledPlan:
+        plan = lower_region(self.step, dict(zip(self.step.inputs, shapes, strict=True)), self._specs)
+        for name, spec in self._specs.items():
+            if name not in self._packed:
+                self._packed[name] = pack(self.isa, spec)
+        found = self._plans[shapes] = CompiledPlan(plan, self.isa, self._packed)
+        while len(self._plans) > PLANS_KEPT:
+            self._plans.popitem(last=False)
         return found
 
     def _borrow(self, size: int) -> np.ndarray:

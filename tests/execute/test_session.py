@@ -208,3 +208,24 @@ def test_what_a_stage_returned_can_be_used_as_a_model():
     proto, x = network("residual"), image(2, 3, 8, 8)
     result = pipeline.calibrate(pipeline.convert(proto), [{"x": image(4, 3, 8, 8)}])
     np.testing.assert_array_equal(Session(result).run(None, {"x": x})[0], run_oracle(result.model, {"x": x})["y"])
+
+
+def test_threads_that_meet_new_shapes_at_once_get_right_results():
+    proto = model(NETWORKS["residual"], {k: W[k] for k in "wbv"}, inputs="float[N,3,H,W] x")
+    calibrated = quantized(proto)
+    session, reference = Session(calibrated, threads=1), Session(calibrated, threads=1)
+    sizes = [(4 + i, 4 + (i * 5) % 7) for i in range(24)]
+    expected = {size: reference.run(None, {"x": image(1, 3, *size)})[0] for size in sizes}
+    wrong = []
+
+    def work(start):
+        for size in sizes[start:] + sizes[:start]:
+            if not np.array_equal(session.run(None, {"x": image(1, 3, *size)})[0], expected[size]):
+                wrong.append(size)
+
+    workers = [threading.Thread(target=work, args=(i * 3,)) for i in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
