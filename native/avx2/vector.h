@@ -51,6 +51,28 @@ V_INLINE vi v_sub_i32(vi a, vi b) {
     return _mm256_sub_epi32(a, b);
 }
 
+V_INLINE vi v_mul_i32(vi a, vi b) {
+    return _mm256_mullo_epi32(a, b);
+}
+V_INLINE vi v_shift_left_i32(vi a, int32_t count) {
+    return _mm256_slli_epi32(a, count);
+}
+V_INLINE vi v_shift_right_i32(vi a, int32_t count) {
+    return _mm256_srai_epi32(a, count);
+}
+V_INLINE vi v_add_i16(vi a, vi b) {
+    return _mm256_add_epi16(a, b);
+}
+V_INLINE vi v_sub_i16(vi a, vi b) {
+    return _mm256_sub_epi16(a, b);
+}
+V_INLINE vi v_shift_left_i16(vi a, int32_t count) {
+    return _mm256_slli_epi16(a, count);
+}
+
+V_INLINE vi v_load_u8_to_s16(const uint8_t *p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
 V_INLINE vi v_load_u8(const uint8_t *p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
 }
