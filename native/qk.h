@@ -27,7 +27,8 @@ typedef enum {
     QK_RESIZE = 8,     /* qk_resize_params:   nearest, by index maps */
     QK_SOFTMAX = 9,    /* qk_softmax_params */
     QK_NORMALIZE = 10, /* qk_normalize_params: layer normalization */
-    QK_OP_COUNT = 11
+    QK_MATMUL = 11,    /* qk_matmul_params:   in[0], in[1], both activations */
+    QK_OP_COUNT = 12
 } qk_op_kind;
 
 /* Where a tensor lies: byte `offset` in buffers[buffer] of the call; buffer -1 means: no such tensor. */
@@ -139,6 +140,19 @@ typedef struct {
     const float *gain, *shift; /* [count]: f32(scale / s_y), f32(bias / s_y) */
     int32_t zero_point;
 } qk_normalize_params;
+
+/* Products of batch[0] x batch[1] pairs of u8 matrices a [rows][depth] and b [depth][columns]. Strides in bytes:
+ * b_stride of the depth and of the columns; depth is contiguous in a, columns in the output.
+ * acc = sum (a - a_zero_point) * (b - b_zero_point), exact: depth <= 33,025;
+ * y = clamp(rne(f32(acc) * multiplier) + zero_point, 0, 255). */
+typedef struct {
+    int64_t batch[2], rows, columns, depth;
+    int64_t a_batch_stride[2], a_pitch;
+    int64_t b_batch_stride[2], b_stride[2];
+    int64_t out_batch_stride[2], out_pitch;
+    int32_t a_zero_point, b_zero_point, zero_point;
+    float multiplier;
+} qk_matmul_params;
 
 /* ---- CPU and dispatch ---- */
 int32_t qk_isa_available(qk_isa isa); /* 1: in this build, this CPU and this operating system */

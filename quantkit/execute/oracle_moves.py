@@ -134,6 +134,7 @@ MOVES: dict[str, Move] = {
     "ResizeScales": _resize_scales,
     "ResizeSizes": _resize_sizes,
     "DepthToSpace": _depth_to_space,
+    "Gather": lambda x, attributes, indices, *, fill: [x.take(indices, axis=attributes.get("axis", 0))],
 }
 
 VARIADIC_MOVES: dict[str, Move] = {"Split": _split}

@@ -187,6 +187,14 @@ BINARIES: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+def _activation_matmul(attributes: Attributes, inputs: Inputs) -> list[np.ndarray]:
+    """QActivationMatMul: a triple, b triple, y pair; numpy's matmul of the differences, exact in float64."""
+    a, b, (a_params, b_params, y) = inputs[0], inputs[3], pairs([*inputs[1:3], *inputs[4:6], *inputs[6:]])
+    products = (a.astype(np.float64) - a_params.zero_point) @ (b.astype(np.float64) - b_params.zero_point)
+    multiplier = np.float32(a_params.scale * b_params.scale / y.scale)
+    return [requantize(_exact_int32(products).astype(np.float32) * multiplier, y)]
+
+
 def _binary(base: str, activation: str, attributes: Attributes, inputs: Inputs) -> list[np.ndarray]:
     """Q{Add|Sub|Mul}[Activation]: a triple, b triple, [pre pair], y pair; numpy broadcasting."""
     (a, *a_pair), (b, *b_pair) = inputs[0:3], inputs[3:6]
@@ -280,6 +288,7 @@ def _build_table() -> dict[str, OpFunction]:
     """op_type -> function, for every combination of base, residual and activation."""
     activations = ["", *CLAMPS, *LOOKUPS]
     table: dict[str, OpFunction] = {
+        "QActivationMatMul": _activation_matmul,
         "QAveragePool": _average_pool,
         "QMaxPool": _max_pool,
         "QGlobalMaxPool": _global_max_pool,

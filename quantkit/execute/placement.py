@@ -28,7 +28,7 @@ class NodePlan:
     dtype: str
 
 
-MAC_BASES = ("Conv", "Gemm", "MatMul")
+MAC_BASES = ("Conv", "Gemm", "MatMul", "ActivationMatMul")
 
 
 def _size(value: ir.Value | None, start: int = 0) -> int | None:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.activations import ACTIVATIONS
-from quantkit.fuse.opnames import DOMAIN, OpName
+from quantkit.fuse.opnames import BINARY, DOMAIN, PRODUCTS, OpName
 
 _INTS, _INT, _STRING, _FLOAT = (
     ir.AttributeType.INTS,
@@ -34,6 +34,7 @@ ATTRIBUTES: dict[str, dict[str, ir.AttributeType]] = {
     "ResizeScales": {"mode": _STRING, "coordinate_transformation_mode": _STRING, "nearest_mode": _STRING},
     "ResizeSizes": {"mode": _STRING, "coordinate_transformation_mode": _STRING, "nearest_mode": _STRING},
     "DepthToSpace": {"blocksize": _INT, "mode": _STRING},
+    "Gather": {"axis": _INT},
     "Concat": {"axis": _INT},
     "Split": {"axis": _INT},
     "Softmax": {"axis": _INT},
@@ -50,6 +51,7 @@ EXTRA_INPUTS: dict[str, tuple[str, ...]] = {
     "ResizeScales": ("scales",),
     "ResizeSizes": ("sizes",),
     "Split": ("split",),
+    "Gather": ("indices",),
     "LayerNormalization": ("scale", "bias"),
 }
 """Constant inputs that follow the activation inputs of a base op."""
@@ -113,6 +115,8 @@ def emit_base(emit: Emitter, name: OpName, data: Sequence[ir.Value], extra: Sequ
         return emit("Gemm", data, {"transB": 1})
     if base == "MatMul":
         return emit("Add", [emit("MatMul", data[:2], {}), data[2]], {})
+    if base == "ActivationMatMul":
+        return emit("MatMul", data, {})
     if base == "ResizeScales":
         return emit("Resize", [data[0], None, extra[0]], own)
     if base == "ResizeSizes":
@@ -139,6 +143,13 @@ def _triple(name: str) -> list[ir.Value]:
     return _inputs(name, f"{name}_scale", f"{name}_zero_point")
 
 
+def _operands(name: OpName) -> list[str]:
+    """The names of the activations that an op without weights takes."""
+    if name.base == "Concat":
+        return [f"x{i}" for i in range(name.count)]
+    return ["a", "b"] if name.base in (*BINARY, *PRODUCTS) else ["x"]
+
+
 def _static_body(emit: Emitter, name: OpName, attrs: Mapping[str, Any]) -> tuple[list[ir.Value], list[ir.Value]]:
     """DequantizeLinear -> op -> [Add] -> [activation] -> QuantizeLinear."""
     inputs: list[ir.Value] = []
@@ -154,8 +165,7 @@ def _static_body(emit: Emitter, name: OpName, attrs: Mapping[str, Any]) -> tuple
         inputs.extend(bias)
         data = [x, w, emit("DequantizeLinear", bias, {"axis": 0})]
     else:
-        operands = [f"x{i}" for i in range(name.count)] if name.base == "Concat" else ["x"]
-        data = [dequantized(operand) for operand in (("a", "b") if name.base in ("Add", "Sub", "Mul") else operands)]
+        data = [dequantized(operand) for operand in _operands(name)]
     extra = _inputs(*EXTRA_INPUTS.get(name.base, ()))
     inputs.extend(extra)
     value = emit_base(emit, name, data, extra, attrs)

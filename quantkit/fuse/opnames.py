@@ -19,9 +19,11 @@ DOMAIN_VERSION = 1
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 BINARY = ("Add", "Sub", "Mul")
+PRODUCTS = ("ActivationMatMul",)
+"""Matrix products of two activations; `MatMul` is the one with constant weights."""
 POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 MOVEMENT = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "ResizeScales", "ResizeSizes",
-            "DepthToSpace")  # fmt: skip
+            "DepthToSpace", "Gather")  # fmt: skip
 VARIADIC = ("Concat", "Split")
 ROWS = ("Softmax", "LayerNormalization")
 """Ops that work along one axis, each run of it by itself."""
@@ -68,7 +70,7 @@ def _all_names() -> list[OpName]:
     names += [OpName(b, "static", activation=a) for b in BINARY for a in activations]
     names += [OpName(b, "float", activation=a) for b in BINARY for a in ACTIVATIONS]
     names += [OpName(b, lv) for b in ACTIVATIONS for lv in ("float", "static")]
-    names += [OpName(b) for b in (*POOLS, *MOVEMENT, *ROWS)]
+    names += [OpName(b) for b in (*POOLS, *MOVEMENT, *ROWS, *PRODUCTS)]
     names += [OpName(b, count=n) for b in VARIADIC for n in range(1, MAX_VARIADIC + 1)]
     return names
 

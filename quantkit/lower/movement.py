@@ -71,6 +71,26 @@ def lower_slice(context: Lowering, node: ir.Node, name: OpName) -> None:
     context.set(node.outputs[0], view)
 
 
+def lower_gather(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """One index is a view; a list is one copy for each run of neighbours."""
+    x, axis = context.view(node.inputs[0]), node.attributes["axis"].as_int()
+    array = constant(node.inputs[3])
+    assert array is not None
+    size = x.dims[axis]
+    indices = [int(i) + size if i < 0 else int(i) for i in array.reshape(-1)]
+    if array.ndim == 0:
+        kept = [i for i in range(len(x.dims)) if i != axis]
+        context.set(node.outputs[0], x.slice(axis, indices[0], 1).permuted(kept))
+        return
+    dims = [*x.dims[:axis], len(indices), *x.dims[axis + 1 :]]
+    out = context.allocate(node.outputs[0], dims, x)
+    start = 0
+    for i in range(1, len(indices) + 1):
+        if i == len(indices) or indices[i] != indices[i - 1] + 1:
+            context.copy(x.slice(axis, indices[start], i - start), out.slice(axis, start, i - start))
+            start = i
+
+
 def lower_split(context: Lowering, node: ir.Node, name: OpName) -> None:
     x = context.view(node.inputs[0])
     axis, start = node.attributes["axis"].as_int(), 0

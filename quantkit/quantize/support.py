@@ -17,6 +17,11 @@ from quantkit.fuse.graph import Reject, constant, quantkit_name, scalar
 from quantkit.fuse.opnames import MAX_VARIADIC, OpName
 from quantkit.fuse.patterns import activation_of
 
+MAX_DEPTH = ((1 << 31) - 1) // 255**2
+"""Products of two differences of bytes that surely fit an int32."""
+MAX_GATHERED = 64
+"""Indices of a Gather: each run of neighbours is a copy of its own."""
+
 
 @dataclass(frozen=True)
 class StaticForm:
@@ -192,6 +197,25 @@ def _layer_normalization(node: ir.Node) -> StaticForm:
     return StaticForm(OpName("LayerNormalization"), (node.inputs[0],), (scale, bias), attributes)  # type: ignore[arg-type]
 
 
+def _product(node: ir.Node) -> StaticForm:
+    for value in node.inputs:
+        if _rank(value) < 2:  # type: ignore[arg-type]
+            raise Reject(f"{value.name!r} is a vector")  # type: ignore[union-attr]
+    depth = node.inputs[0].shape[-1]  # type: ignore[union-attr,index]
+    if not isinstance(depth, int) or depth > MAX_DEPTH:
+        raise Reject(f"sums of {depth} products; int32 holds {MAX_DEPTH}")
+    return StaticForm(OpName("ActivationMatMul"), tuple(node.inputs))  # type: ignore[arg-type]
+
+
+def _gather(node: ir.Node) -> StaticForm:
+    rank = _rank(node.inputs[0])  # type: ignore[arg-type]
+    indices = _constant_input(node, 1, "the list of indices").astype(np.int64)
+    if indices.ndim > 1 or indices.size > MAX_GATHERED:
+        raise Reject(f"indices of shape {list(indices.shape)}; the engine has one index or a list of {MAX_GATHERED}")
+    axis = (node.attributes["axis"].as_int() if "axis" in node.attributes else 0) % rank
+    return StaticForm(OpName("Gather"), (node.inputs[0],), (indices,), {"axis": axis}, True)  # type: ignore[arg-type]
+
+
 def _binary(node: ir.Node) -> StaticForm:
     return StaticForm(OpName(node.op_type), tuple(node.inputs))  # type: ignore[arg-type]
 
@@ -213,6 +237,8 @@ FORMS: dict[str, Callable[[ir.Node], StaticForm]] = {
     "Resize": _resize,
     "Concat": _concat,
     "Split": _split,
+    "Gather": _gather,
+    "MatMul": _product,
     "Softmax": _softmax,
     "LayerNormalization": _layer_normalization,
     "Add": _binary,
