@@ -158,20 +158,35 @@ def compare(fp32: Any, int8: Any, data: Any, **options: Any) -> Any:
 def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[Decision], sources: list[Path],
                **options: Any) -> ModelResult:  # fmt: skip
     from quantkit.execute.binding import NativeStatistics
+    from quantkit.execute.trial import first_sample, run_trial, wreck
     from quantkit.quantize.calibration import calibrate_fused
     from quantkit.quantize.select import select
 
     keep = keep_rule(config.keep_fp32, None)
     selection = select(fused, keep)
-    decisions = [*decisions, *selection.decisions]
     if not selection.forms:
-        from quantkit.fuse.expand import expand
-
         reason = "no Conv, Gemm or MatMul with constant weights: INT8 would gain nothing"
-        return ModelResult(expand(fused), "fp32", [*decisions, Decision("quantize", "kept", "model", reason)], sources)
+        return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources)
+    data, feeds = first_sample(fused, data, options)
+    trial = run_trial(fused, selection, feeds, config, options.get("threads"))
+    if trial.keep:
+        selection = select(fused, lambda name: keep(name) or name in trial.keep)
+    decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]
+    if not selection.forms:
+        return _stays_fp32(fused, decisions, trial.verdict, sources)
+    spare = fused.clone()
     decisions += calibrate_fused(fused, selection, data, config, backend=NativeStatistics(), **options)
+    problem = wreck(fused, trial, options.get("threads"))
+    if problem:
+        return _stays_fp32(spare, decisions, f"the INT8 model is not usable: {problem}", sources)
     _sign(fused)
     return ModelResult(fused, "calibrated", decisions, sources)
+
+
+def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path]) -> ModelResult:
+    from quantkit.fuse.expand import expand
+
+    return ModelResult(expand(fused), "fp32", [*decisions, Decision("quantize", "kept", "model", reason)], sources)
 
 
 def keep_rule(patterns: Iterable[str], names: Iterable[str] | None) -> Callable[[str], bool]:

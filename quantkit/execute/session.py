@@ -140,6 +140,11 @@ class Session:
         """For every node: where it runs, by which kernel, and why; batch 1 where the batch is dynamic."""
         return node_plans(self._model.graph, self._steps, self._runners, self.isa)
 
+    @property
+    def steps(self) -> list[Step]:
+        """The native regions and onnxruntime steps in the order in which they run."""
+        return list(self._steps)
+
     def get_inputs(self) -> list[Argument]:
         return [_argument(v) for v in self._model.graph.inputs if not v.is_initializer()]
 

@@ -35,9 +35,13 @@ def fuse(model: ir.Model, keep: Callable[[str], bool] = lambda name: False) -> l
                 continue
             try:
                 name, match = apply_rule(model.graph, node)
-            except Reject as reason:
+            except Reject as refusal:
                 if weighted:
-                    decisions.append(Decision("fuse", "refused", node.name or "", f"{node.op_type}: {reason}"))
+                    decisions.append(Decision("fuse", "refused", node.name or "", f"{node.op_type}: {refusal}"))
+                continue
+            except Exception as error:  # rules edit only after everything is matched: the node stays as it was
+                reason = f"{type(error).__name__}: {error}"
+                decisions.append(Decision("fuse", "refused", node.name or "", f"{node.op_type}: {reason}"))
                 continue
             detail = " + ".join(n.op_type for n in match.nodes)
             decisions.append(Decision("fuse", "fused", node.name or "", f"{detail} -> {name.op_type}"))

@@ -46,7 +46,8 @@ def _candidates(graph: ir.Graph, keep: Callable[[str], bool]) -> tuple[dict[ir.N
             if keep(node.name or ""):
                 raise Reject("FP32 as asked (--keep-fp32)")
             forms[node] = static_form(node)
-        except Reject as reason:
+        except Exception as error:  # a malformed node is no worse than an unsupported one
+            reason = str(error) if isinstance(error, Reject) else f"{type(error).__name__}: {error}"
             decisions.append(Decision("quantize", "kept", node.name or "", f"{node.op_type} stays FP32: {reason}"))
     return forms, decisions
 

@@ -1,0 +1,170 @@
+"""A trial before the work: the selected nodes are quantized by the ranges of one sample and run.
+
+What the engine or onnxruntime cannot run, or what ruins the outputs, is found by halving and stays in FP32.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.execute.gain import fastest_part
+from quantkit.execute.session import Session
+from quantkit.execute.verify import complaint
+from quantkit.fuse.expand import expand
+from quantkit.fuse.graph import constant
+from quantkit.load import input_specs
+from quantkit.observe import FloatRunner, load_preprocess
+from quantkit.observe.peek import peek
+from quantkit.quantize.apply import apply
+from quantkit.quantize.calibration import all_weights
+from quantkit.quantize.qparams import params_from_range
+from quantkit.quantize.select import Selection, select
+from quantkit.types import Decision, QuantConfig, Range
+
+TRIALS_MOST = 48
+"""Trials of one search; one bad node among 500 is found with about 20."""
+SECONDS_MOST = 120.0
+"""Time of one search; what was not tried by then stays in FP32."""
+LARGEST_VALUE = 1e30
+"""Masks are written as -inf or -3.4e38: no 8-bit scale holds such a value beside ordinary ones."""
+
+
+@dataclass
+class Trial:
+    """keep: node name -> reason why it stays in FP32. reference: the FP32 outputs of the sample, by name."""
+
+    keep: dict[str, str]
+    feeds: Mapping[str, np.ndarray]
+    reference: dict[str, np.ndarray] = field(default_factory=dict)
+    timing: str = ""
+
+    @property
+    def decisions(self) -> list[Decision]:
+        kept = [Decision("quantize", "kept", name, f"stays FP32: {reason}") for name, reason in self.keep.items()]
+        return [*kept, *([Decision("quantize", "measured", "model", self.timing)] if self.timing else [])]
+
+    @property
+    def verdict(self) -> str:
+        """Why nothing is quantized, in one line."""
+        reasons = list(dict.fromkeys(self.keep.values()))
+        return reasons[0] if len(reasons) == 1 else "every node that could be quantized had to be kept"
+
+
+def run_trial(fused: ir.Model, selection: Selection, feeds: Mapping[str, np.ndarray], config: QuantConfig,
+              threads: int | None = None) -> Trial:  # fmt: skip
+    """Which of the selected nodes must stay in FP32 for the model to run and to stay near FP32 on one sample.
+
+    fused: the fused FP32 model; not changed. Raises ModelError where onnxruntime cannot run even the FP32 model,
+    DataError where it cannot run on this sample.
+    """
+    return _Search(fused, selection, feeds, config, threads).run()
+
+
+def first_sample(fused: ir.Model, data: Any, options: Mapping[str, Any]
+                 ) -> tuple[Any, dict[str, np.ndarray]]:  # fmt: skip
+    """(data to go on with, the feeds of its first sample); options: those of `quantkit.pipeline.quantize`."""
+    recipe = options.get("preprocess")
+    recipe = load_preprocess(recipe) if isinstance(recipe, str | Path) else recipe
+    return peek(data, input_specs(fused), preprocess=recipe, labels=options.get("labels"))
+
+
+def wreck(model: ir.Model, trial: Trial, threads: int | None = None) -> str:
+    """What is wrong with the calibrated `model` on the trial's sample; empty if it may be saved."""
+    names = list(trial.reference)
+    try:
+        found = Session(model, threads).run(names, trial.feeds)
+    except Exception as error:  # whatever it is, such a file must not be written
+        return _in_words(error)
+    return complaint(trial.reference, dict(zip(names, found, strict=True)))
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+class _Search:
+    def __init__(self, fused: ir.Model, selection: Selection, feeds: Mapping[str, np.ndarray], config: QuantConfig,
+                 threads: int | None) -> None:  # fmt: skip
+        self.fused, self.selection, self.config, self.threads = fused, selection, config, threads
+        self.feeds = feeds
+        self.outputs = [value.name or "" for value in fused.graph.outputs]
+        self.trials, self.deadline = 0, time.monotonic() + SECONDS_MOST
+        self.ranges: dict[str, Range] = {}
+        self.not_finite: set[str] = set()
+        self.has_nan = False
+
+    def run(self) -> Trial:
+        result = Trial({}, self.feeds, self._observe())
+        if self.has_nan:
+            return result  # a model or sample that is broken in FP32: calibration names tensor and sample
+        names = [node.name or "" for node in self.selection.forms]
+        for node, form in self.selection.forms.items():
+            wild = [v.name or "" for v in (*form.data, *node.outputs) if v.name in self.not_finite]
+            if wild:
+                result.keep[node.name or ""] = f"{wild[0]!r} holds infinite values"
+        left = [name for name in names if name not in result.keep]
+        reason = self._problem(left, result.reference)
+        if reason:
+            left = self._accept(left, [], reason, result)
+        if left:
+            choice = fastest_part(self.fused, self._quantized, left, self.feeds)
+            result.timing = choice.detail
+            result.keep.update((name, choice.reason) for name in left if name not in choice.names)
+        return result
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        """Ranges of the selection's tensors for the sample. Returns the graph's outputs."""
+        inputs = {value.name for value in self.fused.graph.inputs}
+        constants = {v.name: constant(v) for v in self.fused.graph.initializers.values()}
+        computed = [n for n in self.selection.tensors if n not in inputs and n not in constants]
+        runner = FloatRunner(expand(self.fused), self.threads, expose=computed, spin=False)
+        names = list(dict.fromkeys([*self.outputs, *computed]))
+        values = dict(zip(names, runner.run(self.feeds, names), strict=True))
+        for name in self.selection.tensors:
+            array = self.feeds.get(name, values.get(name, constants.get(name)))
+            if array is None or array.size == 0:
+                self.ranges[name] = Range(0.0, 0.0)
+            elif not np.abs(array).max() < LARGEST_VALUE:
+                self.not_finite.add(name)
+                self.has_nan |= bool(np.isnan(array).any())
+            else:
+                self.ranges[name] = Range(float(array.min()), float(array.max()))
+        return {name: values[name] for name in self.outputs}
+
+    def _problem(self, names: Sequence[str], reference: Mapping[str, np.ndarray]) -> str:
+        """What is wrong with the model in which the nodes `names` are quantized; empty if nothing."""
+        self.trials += 1
+        try:
+            model = self._quantized(set(names))
+            found = Session(model, self.threads).run(self.outputs, self.feeds)
+        except Exception as error:  # whatever it is, the node that raises it must not be quantized
+            return _in_words(error)
+        return complaint(reference, dict(zip(self.outputs, found, strict=True)))
+
+    def _quantized(self, names: set[str]) -> ir.Model:
+        copy = self.fused.clone()
+        selection = select(copy, lambda name: name not in names)
+        known = {name: self.ranges.get(name, Range(0.0, 0.0)) for name in selection.tensors}
+        params = {group: params_from_range(span) for group, span in selection.group_ranges(known).items()}
+        apply(copy, selection, params, all_weights(selection, params, self.config))
+        return copy
+
+    def _accept(self, names: list[str], accepted: list[str], reason: str, result: Trial) -> list[str]:
+        """`accepted` and those of `names` that can be quantized with them; the others are noted with their reason.
+
+        reason: what is wrong if all of `names` are. Halving: the first half settles before the second is tried.
+        """
+        if len(names) == 1 or self.trials >= TRIALS_MOST or time.monotonic() > self.deadline:
+            result.keep.update(dict.fromkeys(names, reason))
+            return accepted
+        for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+            problem = self._problem([*accepted, *half], result.reference)
+            accepted = self._accept(half, accepted, problem, result) if problem else [*accepted, *half]
+        return accepted

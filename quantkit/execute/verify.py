@@ -1,0 +1,50 @@
+"""Is a produced model right at all? It is run on one sample and held against the FP32 outputs before it is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+LEAST_SQNR_DB = 6.0
+"""An output nearer to FP32 than this is no wreck: below, the error is half of the signal's amplitude."""
+FAINT = 1e-12
+"""Mean square below which an output is silent and has no SQNR."""
+
+
+def sqnr_db(wanted: np.ndarray, got: np.ndarray) -> float:
+    """10 log10(sum y^2 / sum (y - got)^2) over the values that are finite in FP32; inf where both are equal."""
+    usable = np.isfinite(wanted)
+    y, error = wanted[usable].astype(np.float64), got[usable].astype(np.float64) - wanted[usable]
+    noise = float(np.square(error).sum())
+    return float("inf") if noise == 0.0 else 10.0 * float(np.log10(max(float(np.square(y).sum()), 1e-300) / noise))
+
+
+def complaint(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> str:
+    """What is wrong with the outputs `got` of an INT8 model, FP32's being `wanted`; empty if nothing.
+
+    Only float32 outputs have a distance; of the others the shape is compared where it is fixed by the inputs.
+    """
+    for name, y in wanted.items():
+        if not isinstance(y, np.ndarray) or y.dtype.kind != "f":
+            continue
+        found = got[name]
+        if found.shape != y.shape:
+            if _data_dependent(wanted):
+                continue
+            return f"output {name!r} has shape {list(found.shape)}, FP32's is {list(y.shape)}"
+        lost = int(np.count_nonzero(np.isfinite(y) & ~np.isfinite(found)))
+        if lost:
+            return f"output {name!r} has {lost} NaN or infinite values that are finite in FP32"
+        finite = y[np.isfinite(y)]
+        if finite.size and float(np.mean(np.square(finite, dtype=np.float64))) > FAINT:
+            db = sqnr_db(y, found)
+            if db < LEAST_SQNR_DB:
+                return f"output {name!r} is {db:.1f} dB from FP32; at least {LEAST_SQNR_DB:g} are asked for"
+    return ""
+
+
+def _data_dependent(wanted: Mapping[str, Any]) -> bool:
+    """Detections after NMS: how many there are depends on the values, and integers (indices) come with them."""
+    return any(isinstance(y, np.ndarray) and y.dtype.kind in "iu" for y in wanted.values())

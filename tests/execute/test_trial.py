@@ -1,0 +1,138 @@
+"""The trial on one sample: what cannot run, ruins the outputs or does not pay stays in FP32, and is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import quantkit
+from quantkit import pipeline
+from quantkit.execute import gain, trial
+from quantkit.execute.verify import complaint, sqnr_db
+from quantkit.types import QuantConfig
+
+FAST = QuantConfig(method="minmax", effort="fast")
+
+
+def small_net(convs: int = 6) -> onnx.ModelProto:
+    """Conv + Relu chains with seeded weights: input x [1, 8, 24, 24]."""
+    rng = np.random.default_rng(5)
+    nodes, weights, last = [], [], "x"
+    for i in range(convs):
+        w = (rng.normal(size=(8, 8, 3, 3)) * 0.15).astype(np.float32)
+        weights.append(onnx.numpy_helper.from_array(w, f"w{i}"))
+        nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], name=f"conv{i}", pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"], name=f"relu{i}"))
+        last = f"r{i}"
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 24, 24])],
+        [helper.make_tensor_value_info(last, TensorProto.FLOAT, None)], weights,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def sample() -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(1).normal(size=(1, 8, 24, 24)).astype(np.float32)}
+
+
+def test_a_node_whose_lowering_raises_is_found_and_kept_while_the_others_are_quantized(monkeypatch):
+    from quantkit.lower import weighted
+    from quantkit.lower.regions import LOWERINGS
+
+    def broken(context, node, name):
+        if node.name == "conv3":
+            raise AssertionError("no such tile")
+        weighted.lower_weighted(context, node, name)
+
+    monkeypatch.setitem(LOWERINGS, "Conv", broken)
+    result = pipeline.quantize(small_net(), [sample()], config=FAST)
+    assert result.kind == "calibrated"
+    kept = [d for d in result.decisions if d.action == "kept" and d.node == "conv3"]
+    assert "no such tile" in kept[0].detail
+    quantized = {node.name for node in result.model.graph if node.domain == "quantkit"}
+    assert quantized == {"conv0", "conv1", "conv2", "conv4", "conv5"}
+
+
+def test_a_node_that_ruins_the_output_is_found_by_its_error(monkeypatch):
+    spoil = trial.all_weights
+
+    def spoiled(selection, params, config):
+        found = spoil(selection, params, config)
+        for node, weights in found.items():
+            if node.name == "conv1":
+                weights.values[...] = 0
+        return found
+
+    monkeypatch.setattr(trial, "all_weights", spoiled)
+    result = pipeline.quantize(small_net(), [sample()], config=FAST)
+    kept = [d for d in result.decisions if d.node == "conv1" and "dB from FP32" in d.detail]
+    assert kept
+    assert len([node for node in result.model.graph if node.domain == "quantkit"]) == 5
+
+
+def test_a_model_that_calibration_breaks_comes_out_in_fp32_with_the_reason(monkeypatch):
+    from quantkit.quantize import calibration
+
+    good = calibration.all_weights
+    inside_trial = trial.all_weights
+    assert inside_trial is good
+
+    def zeros(selection, params, config):
+        found = good(selection, params, config)
+        for weights in found.values():
+            weights.values[...] = 0
+        return found
+
+    monkeypatch.setattr(calibration, "all_weights", zeros)
+    result = pipeline.quantize(small_net(), [sample()], config=FAST)
+    assert result.kind == "fp32"
+    assert "not usable" in result.decisions[-1].detail
+    wanted = quantkit.Session(small_net()).run(None, sample())[0]
+    assert np.array_equal(quantkit.Session(result.model).run(None, sample())[0], wanted)
+
+
+def test_infinite_masks_do_not_stop_the_rest():
+    model = small_net(2)
+    mask = np.where(np.eye(24) > 0, 0.0, -np.inf).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(mask, "mask"))
+    model.graph.node.append(helper.make_node("Add", ["r1", "mask"], ["masked"], name="mask_scores"))
+    model.graph.node.append(helper.make_node("Softmax", ["masked"], ["y"], axis=-1, name="soft"))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
+    result = pipeline.quantize(model, [sample()], config=FAST)
+    assert result.kind == "calibrated"
+    assert np.isfinite(quantkit.Session(result.model).run(None, sample())[0]).all()
+
+
+def test_a_model_that_is_slower_in_int8_stays_fp32_and_says_so(monkeypatch):
+    monkeypatch.setattr(gain, "interleaved", lambda runs: [1e-3] + [5e-3] * (len(runs) - 1))
+    result = pipeline.quantize(small_net(), [sample()], config=FAST)
+    assert result.kind == "fp32"
+    assert "nothing to gain" in result.decisions[-1].detail
+
+
+def test_a_one_shot_generator_still_gives_all_its_samples():
+    result = pipeline.quantize(small_net(2), (sample() for _ in range(5)), config=FAST)
+    assert result.model.metadata_props["quantkit.calibration.samples"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("got", "words"),
+    [
+        (np.full(4, np.nan, np.float32), "NaN"),
+        (np.zeros(4, np.float32), "dB from FP32"),
+        (np.zeros(3, np.float32), "shape"),
+        (np.ones(4, np.float32), ""),
+    ],
+)
+def test_complaints_say_what_is_wrong_with_an_output(got, words):
+    found = complaint({"y": np.ones(4, np.float32)}, {"y": got})
+    assert words in found
+    assert bool(found) == bool(words)
+
+
+def test_sqnr_of_a_tenth_of_noise_is_twenty_decibels():
+    y = np.ones(100, np.float32)
+    assert sqnr_db(y, y + np.float32(0.1)) == pytest.approx(20.0, abs=0.01)
