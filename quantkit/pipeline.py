@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,7 +175,8 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
     if not selection.forms:
         return _stays_fp32(fused, decisions, trial.verdict, sources)
     spare = fused.clone()
-    decisions += calibrate_fused(fused, selection, data, config, backend=NativeStatistics(), **options)
+    runners = {"backend": NativeStatistics(), "open_int8": _int8_opener(options.get("threads"))}
+    decisions += calibrate_fused(fused, selection, data, config, **runners, **options)
     problem = wreck(fused, trial, options.get("threads"))
     if problem:
         return _stays_fp32(spare, decisions, f"the INT8 model is not usable: {problem}", sources)
@@ -187,6 +188,19 @@ def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources
     from quantkit.fuse.expand import expand
 
     return ModelResult(expand(fused), "fp32", [*decisions, Decision("quantize", "kept", "model", reason)], sources)
+
+
+def _int8_opener(threads: int | None) -> Any:
+    """How the quantize stage looks into INT8 models: quantkit.quantize.runners.OpenInt8 on the engine."""
+    from quantkit.execute import Session
+    from quantkit.execute.intermediate import expose
+
+    def open_int8(model: ir.Model, names: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
+        session = Session(expose(model, names), threads)
+        found = [output.name for output in session.get_outputs()]
+        return lambda feeds: dict(zip(found, session.run(None, feeds), strict=True))
+
+    return open_int8
 
 
 def keep_rule(patterns: Iterable[str], names: Iterable[str] | None) -> Callable[[str], bool]:

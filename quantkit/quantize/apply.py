@@ -140,6 +140,19 @@ def apply(model: ir.Model, selection: Selection, params: Mapping[str, QuantParam
     finish_model(model)
 
 
+def set_weights(node: ir.Node, weights: QuantizedWeights, x_scale: float) -> None:
+    """Gives a weighted node of a calibrated model other weights of the same shape."""
+    scale = np.float32(x_scale) * weights.scale
+    for index, array in zip(_WEIGHT_INPUTS, (weights.values, weights.scale, weights.bias, scale), strict=True):
+        value = node.inputs[index]
+        assert value is not None
+        value.const_value = ir.Tensor(array, name=value.name)
+
+
+_WEIGHT_INPUTS = (3, 4, 6, 7)
+"""Where a `Q...` node has its weights, their scale, its bias and the bias's scale: see docs/format.md."""
+
+
 def finish_model(model: ir.Model) -> None:
     """Attaches the functions that the graph's quantkit nodes need, and drops unused initializers."""
     from quantkit.fuse.graph import quantkit_name

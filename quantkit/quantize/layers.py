@@ -1,0 +1,104 @@
+"""Weighted layers as linear regressions: rows of inputs and of outputs at sampled positions.
+
+A convolution, Gemm or MatMul is y = W x + b at every output position; a row is the x (im2col) or y of one position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.fuse.expand import pre_activation_name
+from quantkit.fuse.graph import constant
+from quantkit.quantize.qparams import channel_rows
+from quantkit.quantize.support import StaticForm
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weighted node of the fused model.
+
+    weights: float64 [C, K], one row an output channel; bias: float64 [C]. shape, axis: of the weights in the model.
+    source, residual: tensor names of x and of what is added; target: the FP32 tensor W x + b (+ residual).
+    """
+
+    name: str
+    base: str
+    weights: np.ndarray
+    bias: np.ndarray
+    shape: tuple[int, ...]
+    axis: int
+    groups: int
+    source: str
+    residual: str | None
+    target: str
+    attributes: Mapping[str, Any]
+
+    @property
+    def row_values(self) -> int:
+        """Numbers in one input row: K for each group."""
+        return self.groups * self.weights.shape[1]
+
+
+def layer_of(node: ir.Node, form: StaticForm) -> Layer:
+    """The layer of a weighted node of a fused FP32 model."""
+    weights, bias = constant(node.inputs[1]), constant(node.inputs[2])
+    assert weights is not None
+    assert bias is not None
+    axis = 1 if form.name.base == "MatMul" else 0
+    out = node.outputs[0].name or ""
+    return Layer(
+        name=node.name or "",
+        base=form.name.base,
+        weights=channel_rows(weights, axis),
+        bias=bias.astype(np.float64).reshape(-1),
+        shape=weights.shape,
+        axis=axis,
+        groups=int(form.attributes.get("group", 1)) if form.name.base == "Conv" else 1,
+        source=form.data[0].name or "",
+        residual=(form.data[1].name or "") if form.name.add else None,
+        target=pre_activation_name(out) if form.name.activation else out,
+        attributes=form.attributes,
+    )
+
+
+def positions_of(layer: Layer, output: np.ndarray) -> int:
+    """Output positions of one sample: pixels behind a convolution, tokens behind a MatMul."""
+    return prod(output.shape[2:]) if layer.base == "Conv" else prod(output.shape[1:-1])
+
+
+def output_rows(layer: Layer, output: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """float32 [N, C, *S] (Conv) or [N, *T, C] -> [N * len(positions), C]."""
+    n = output.shape[0]
+    if layer.base == "Conv":
+        picked = output.reshape(n, output.shape[1], -1)[:, :, positions].transpose(0, 2, 1)
+    else:
+        picked = output.reshape(n, -1, output.shape[-1])[:, positions]
+    return np.ascontiguousarray(picked).reshape(-1, picked.shape[-1])
+
+
+def input_rows(layer: Layer, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """float32 [N, Cin, *S] (Conv) or [N, *T, K] -> [groups, N * len(positions), K]; padding is 0."""
+    n = x.shape[0]
+    if layer.base != "Conv":
+        return np.ascontiguousarray(x.reshape(n, -1, x.shape[-1])[:, positions]).reshape(1, -1, x.shape[-1])
+    kernel, dims = layer.shape[2:], len(layer.shape) - 2
+    pads, strides, dilations = (layer.attributes[key] for key in ("pads", "strides", "dilations"))
+    spatial = list(zip(pads[:dims], pads[dims:], strict=True))
+    padded = np.pad(x, [(0, 0), (0, 0), *spatial])
+    extent = [
+        (size - (k - 1) * d - 1) // s + 1
+        for size, k, s, d in zip(padded.shape[2:], kernel, strides, dilations, strict=True)
+    ]
+    index = []
+    for axis, where in enumerate(np.unravel_index(positions, extent)):
+        taps = where[:, None] * strides[axis] + np.arange(kernel[axis]) * dilations[axis]
+        index.append(taps.reshape(len(positions), *(kernel[axis] if a == axis else 1 for a in range(dims))))
+    picked = padded[(slice(None), slice(None), *index)]  # [N, Cin, P, *kernel]
+    grouped = picked.reshape(n, layer.groups, -1, len(positions), prod(kernel)).transpose(1, 0, 3, 2, 4)
+    return np.ascontiguousarray(grouped).reshape(layer.groups, n * len(positions), -1)
