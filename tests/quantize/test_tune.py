@@ -1,0 +1,92 @@
+"""Tuning on small networks: what it gains, what it must not change."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from quantkit import pipeline
+from quantkit.execute import Session
+from quantkit.types import QuantConfig
+from tests.graphs import CONV, image, model, quantized, run_onnxruntime, sqnr_db
+
+POINT = "kernel_shape = [1, 1], pads = [0, 0, 0, 0], strides = [1, 1], dilations = [1, 1], group = 1"
+DEPTHWISE = "kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [1, 1], dilations = [1, 1], group = 8"
+NETWORK = (
+    f"c = Conv<{CONV}>(x, w, b) r = Relu(c) d = Conv<{DEPTHWISE}>(r, v, b) e = Relu(d) p = Conv<{POINT}>(e, u) "
+    "a = Add(p, r) s = Relu(a) g = GlobalAveragePool(s) h = Flatten(g) y = Gemm<transB=1>(h, f, k)"
+)
+WEIGHTS = {"w": (8, 3, 3, 3), "b": (8,), "v": (8, 1, 3, 3), "u": (8, 8, 1, 1), "f": (10, 8), "k": (10,)}
+DATA, OTHER = image(32, 3, 8, 8, seed=3), image(32, 3, 8, 8, seed=4)
+
+
+def network():
+    return model(NETWORK, WEIGHTS, outputs="float[N,10] y")
+
+
+def fidelity(proto, quantized_model, x=OTHER):
+    return sqnr_db(run_onnxruntime(proto, {"x": x})[0], Session(quantized_model).run(None, {"x": x})[0])
+
+
+def test_balanced_beats_fast_by_3_db_on_images_it_has_not_seen():
+    proto = network()
+    fast, balanced = (fidelity(proto, quantized(proto, DATA, effort=effort)) for effort in ("fast", "balanced"))
+    assert balanced > fast + 3.0
+
+
+def test_the_same_seed_gives_the_same_file_for_any_number_of_threads():
+    proto = network()
+    made = []
+    for threads in (1, 2, 2):
+        result = pipeline.quantize(proto, DATA, config=QuantConfig(seed=5), threads=threads)
+        made.append(result.proto.SerializeToString(deterministic=True))
+    assert made[0] == made[1] == made[2]
+
+
+def test_the_mean_of_every_output_is_that_of_fp32():
+    proto = network()
+    tuned, plain = quantized(proto, DATA, effort="balanced"), quantized(proto, DATA, effort="fast")
+    wanted = run_onnxruntime(proto, {"x": DATA})[0].mean(axis=0)
+    shift, before = (np.abs(Session(m).run(None, {"x": DATA})[0].mean(axis=0) - wanted).max() for m in (tuned, plain))
+    assert shift < 1e-4
+    assert before > 10 * shift
+
+
+def test_a_tuned_model_is_valid_and_onnxruntime_agrees_with_the_engine():
+    proto = ir.to_proto(quantized(network(), DATA, effort="balanced"))
+    onnx.checker.check_model(proto, full_check=True)
+    got = Session(proto).run(None, {"x": OTHER})[0]
+    assert sqnr_db(run_onnxruntime(proto, {"x": OTHER})[0], got) > 40.0
+
+
+def test_dead_channels_and_constant_inputs_pass_through_tuning():
+    weights = dict(WEIGHTS, w=np.zeros((8, 3, 3, 3), np.float32))
+    proto = model(NETWORK, weights, outputs="float[N,10] y")
+    expected = run_onnxruntime(proto, {"x": OTHER})[0]
+    got = Session(quantized(proto, DATA, effort="balanced")).run(None, {"x": OTHER})[0]
+    assert np.allclose(got, expected, atol=1e-2)
+
+
+def test_every_tuned_layer_is_reported_with_its_error_before_and_after():
+    decisions = pipeline.quantize(network(), DATA).decisions
+    assert sum(d.action == "tuned" and "dB" in d.detail for d in decisions) == 4
+
+
+def test_one_sample_is_enough():
+    proto = network()
+    assert fidelity(proto, quantized(proto, DATA[:1], effort="balanced")) > 15.0
+
+
+@pytest.mark.parametrize("batch", [3, 32])
+def test_how_the_samples_are_batched_hardly_matters(batch):
+    proto = network()
+    result = pipeline.quantize(proto, DATA, config=QuantConfig(method="minmax"), batch_size=batch)
+    assert fidelity(proto, result.model) > fidelity(proto, quantized(proto, DATA)) + 3.0
+
+
+def test_a_static_batch_is_filled_up_and_the_filling_does_not_count():
+    proto = model(NETWORK, WEIGHTS, inputs="float[4,3,8,8] x", outputs="float[4,10] y")
+    result = pipeline.quantize(proto, DATA[:6], config=QuantConfig(method="minmax"))
+    whole = [Session(result.model).run(None, {"x": OTHER[i : i + 4]})[0] for i in (0, 4)]
+    expected = run_onnxruntime(network(), {"x": OTHER[:8]})[0]
+    assert sqnr_db(expected, np.concatenate(whole)) > 20.0
