@@ -173,7 +173,7 @@ def test_1x1_equals_the_oracle_for_every_channel_count(isa: int, channels: int) 
 @isas
 @pytest.mark.parametrize("rows", range(1, 26))
 def test_a_matrix_product_equals_the_oracle_for_every_row_count(isa: int, rows: int) -> None:
-    for in_c, out_c in ((9, 17), (64, 33), (36, 64), (20, 150)):
+    for in_c, out_c in ((9, 17), (64, 33), (36, 64), (20, 150), (5, 80)):
         check(isa, Geometry(size=(rows, 1), in_c=in_c, out_c=out_c), seed=rows)
 
 
