@@ -1,0 +1,93 @@
+"""What the compiler made of the hot loops: the multiplication they are written for, no spilled registers."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+
+import pytest
+
+from benchmarks.disassembly import DOT, KERNEL_FILES, Loop, hot_loops, loop_spans, shortest_way, smallest_loops
+
+X86 = platform.machine() in ("x86_64", "AMD64")
+pytestmark = pytest.mark.skipif(not X86, reason="the kernels in question are for x86-64")
+
+REGISTER = {"avx512vnni": "zmm", "avxvnni": "ymm", "avx2": "ymm"}
+WIDEST = {"avx512vnni": 4, "avxvnni": 2, "avx2": 2}
+"""Vectors of channels of the widest tile."""
+
+
+@pytest.fixture(scope="module")
+def loops(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Loop]]:
+    """The hot loops by ISA and file."""
+    for tool, package in (("objdump", "binutils"), ("cc", "gcc")):
+        if shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool} (Debian package {package})")
+    folder = tmp_path_factory.mktemp("objects")
+    return {(isa, file): hot_loops(isa, file, folder) for isa, files in KERNEL_FILES.items() for file in files}
+
+
+@pytest.mark.parametrize("isa", KERNEL_FILES)
+def test_every_tile_is_a_loop_of_its_own_with_one_multiplication_for_each_sum(
+    loops: dict[tuple[str, str], list[Loop]], isa: str
+) -> None:
+    tiles = {loop.function: loop for loop in loops[isa, "conv.c"]}
+    assert {int(name.rpartition("x")[2]) for name in tiles} == set(range(1, WIDEST[isa] + 1))
+    for name, loop in tiles.items():
+        rows, width = (int(n) for n in name.removeprefix("tile_").split("x"))
+        assert loop.count(DOT[isa]) == rows * width, name
+        assert loop.registers(DOT[isa]) == {REGISTER[isa]}, name
+
+
+@pytest.mark.parametrize("isa", KERNEL_FILES)
+def test_no_tile_keeps_a_vector_on_the_stack(loops: dict[tuple[str, str], list[Loop]], isa: str) -> None:
+    assert {loop.function: loop.on_stack for loop in loops[isa, "conv.c"] if loop.on_stack} == {}
+
+
+@pytest.mark.parametrize(
+    ("isa", "file", "register"),
+    [
+        ("avx512vnni", "conv_depthwise.c", "zmm"),
+        ("avx512vnni", "conv_depthwise32.c", "ymm"),
+        ("avxvnni", "conv_depthwise.c", "ymm"),
+        ("avx2", "conv_depthwise.c", "ymm"),
+    ],
+)
+def test_depthwise_loops_multiply_whole_registers(
+    loops: dict[tuple[str, str], list[Loop]], isa: str, file: str, register: str
+) -> None:
+    found = loops[isa, file]
+    assert {"run_any", "run_3x3", "run_5x5"} <= {loop.function for loop in found}
+    assert {kind for loop in found for kind in loop.registers(DOT[isa])} == {register}
+
+
+CODE = [
+    (0, "xor    %eax,%eax"),
+    (2, "vmovdqa 0x40(%rsp),%ymm0"),
+    (8, "{vex} vpdpbusd %ymm1,%ymm0,%ymm2"),
+    (14, "test   %edx,%edx"),
+    (16, "je     1c <f+0x1c>"),
+    (18, "vpaddd %ymm3,%ymm2,%ymm2"),
+    (22, "vpaddd %ymm3,%ymm2,%ymm2"),
+    (28, "add    $0x4,%rax"),
+    (32, "js     2 <f+0x2>"),
+    (34, "jne    0 <f>"),
+    (36, "ret"),
+]
+
+
+def test_the_smallest_loop_around_a_multiplication_is_found() -> None:
+    assert sorted(loop_spans(CODE)) == [(0, 34), (2, 32)]
+    assert smallest_loops(CODE, "vpdpbusd") == [(2, 32)]
+    assert smallest_loops(CODE, "vpmaddwd") == []
+
+
+def test_a_loop_turns_without_what_only_some_layers_need() -> None:
+    loop = Loop("f", shortest_way(CODE, (2, 32), "vpdpbusd"))
+    assert [line.split()[0] for line in loop.code] == ["vmovdqa", "{vex}", "test", "je", "add", "js"]
+    assert loop.count("vpdpbusd") == 1
+    assert loop.registers("vpdpbusd") == {"ymm"}
+
+
+def test_a_vector_on_the_stack_is_seen() -> None:
+    assert Loop("f", shortest_way(CODE, (2, 32), "vpdpbusd")).on_stack == ["vmovdqa 0x40(%rsp),%ymm0"]
