@@ -7,13 +7,14 @@ BUILT := $(VENV)/built
 ENGINE := $(shell find native -type f)
 C_FILES := $(filter %.c %.h %.inc,$(ENGINE)) $(wildcard tests/*/*.c)
 
-.PHONY: help demo test test-slow test-emulator check format docs bench build clean
+.PHONY: help demo test test-slow test-emulator mca check format docs bench build clean
 
 help:
 	@echo "make demo          set up everything, quantize the embedded model, compare it with FP32"
 	@echo "make test          set up everything, run the tests"
 	@echo "make test-slow     also the long tests"
 	@echo "make test-emulator every kernel on emulated CPUs (Bochs)"
+	@echo "make mca           predicted speed of the VNNI kernels (llvm-mca)"
 	@echo "make check         lint, format and type checks"
 	@echo "make format        format Python and C"
 	@echo "make docs          regenerate docs/cli.md"
@@ -46,6 +47,10 @@ test: $(BUILT)
 # Every kernel on emulated CPUs with and without VNNI; needs Debian packages, see tests/emulator/README.md.
 test-emulator: $(BUILT)
 	PYTHON=$(abspath $(BIN)/python) tests/emulator/run.sh
+
+# Needs llvm-19 and binutils; on x86-64 only.
+mca: $(INSTALLED)
+	$(BIN)/python benchmarks/mca.py
 
 test-slow: $(BUILT)
 	$(BIN)/python -m pytest
