@@ -12,7 +12,10 @@ from quantkit.fold.editing import RefusalError, add_constant, constant, decide, 
 from quantkit.types import Decision
 
 LARGEST_RESULT_BYTES = 16 << 20
-"""A result above this is folded only if it is no larger than the constants it replaces."""
+"""A result above this is folded only if it is no larger than the constants it replaces, or is a weight."""
+LARGEST_WEIGHT_BYTES = 1 << 30
+"""The same for what a Conv, Gemm or MatMul takes as its weight: it will be four times smaller in INT8."""
+WEIGHTED_OPS = frozenset(["Conv", "Gemm", "MatMul"])
 
 NOT_FOLDED = frozenset(
     {
@@ -45,9 +48,10 @@ def _fold(node: ir.Node) -> Decision | None:
     if not _is_candidate(node):
         return None
     input_bytes = sum(value.const_value.nbytes for value in node.inputs if value is not None and value.const_value)
-    _refuse_growth(node, _expected_bytes(node), input_bytes)
+    limit = max(input_bytes, LARGEST_WEIGHT_BYTES if _is_weight(node.outputs[0]) else LARGEST_RESULT_BYTES)
+    _refuse_growth(node, _expected_bytes(node), limit)
     results = _evaluate(node)
-    _refuse_growth(node, sum(result.nbytes for result in results), input_bytes)
+    _refuse_growth(node, sum(result.nbytes for result in results), limit)
     graph = graph_of(node)
     for output, result in zip(_named_outputs(node), results, strict=True):
         if output.uses():
@@ -68,11 +72,14 @@ def _expected_bytes(node: ir.Node) -> int:
     return total
 
 
-def _refuse_growth(node: ir.Node, result_bytes: int, input_bytes: int) -> None:
-    if result_bytes > max(LARGEST_RESULT_BYTES, input_bytes):
+def _is_weight(value: ir.Value) -> bool:
+    return any(use.node.op_type in WEIGHTED_OPS and use.idx == 1 for use in value.uses())
+
+
+def _refuse_growth(node: ir.Node, result_bytes: int, limit: int) -> None:
+    if result_bytes > limit:
         raise RefusalError(
-            f"{node.op_type} of constants would give {result_bytes >> 20} MiB, the limit is "
-            f"{LARGEST_RESULT_BYTES >> 20} MiB"
+            f"{node.op_type} of constants would give {result_bytes >> 20} MiB, the limit is {limit >> 20} MiB"
         )
 
 

@@ -13,7 +13,9 @@ from quantkit.fold.editing import DONE_NOTHING, Pass
 from quantkit.fold.explicit import write_out_attributes
 from quantkit.fold.gemm import normalize_gemm
 from quantkit.fold.identities import remove_identities
+from quantkit.fold.norms import name_layer_norms
 from quantkit.fold.padding import fold_pads
+from quantkit.fold.plain import name_plainly
 from quantkit.fold.scale_shift import fold_scale_shift
 from quantkit.fold.shapes import annotate_shapes, fold_shapes
 from quantkit.fold.transposes import merge_transposes
@@ -32,6 +34,8 @@ PASSES: tuple[Pass, ...] = (
     write_out_attributes,
     normalize_gemm,
     name_activations,
+    name_plainly,
+    name_layer_norms,
     fold_scale_shift,
     fold_batchnorm,
     fold_pads,
