@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,9 @@ from quantkit.cli.options import (
     threads_option,
 )
 from quantkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from quantkit.report.compare import Comparison
 
 RUNTIMES = ("onnxruntime", "openvino", "torch")
 
@@ -62,7 +66,10 @@ def run(model: Path, data: str, output: Path | None, force: bool, quiet: bool, v
     metavar="S",
     help="Time to measure throughput for; 0: do not.",
 )
-@click.option("--report", type=FILE, metavar="OUT.html", help="Also write the result as one HTML page.")
+@click.option("--against", metavar="RUNTIMES", default="", help="Also time INT8 in onnxruntime, openvino, torch.")
+@click.option(
+    "--report", type=FILE, metavar="OUT.html", help="Also write a report: one self-contained .html page, or .md."
+)
 @json_option
 @overwrite_option
 @sample_options
@@ -73,10 +80,11 @@ def compare(fp32: Path, int8: Path, data: str, **options: Any) -> None:
     """Compare an INT8 model with its FP32 original: accuracy, fidelity, size, throughput, error by layer."""
     from quantkit import pipeline
     from quantkit.report.files import check_output, write_json, write_text
-    from quantkit.report.html import comparison_page
 
     console = Console(options.pop("quiet"), options.pop("verbose"))
     report, json_path, force = options.pop("report"), options.pop("json_path"), options.pop("force")
+    render = None if report is None else report_writer(report)
+    options["against"] = parse_runtimes(options["against"])
     for path in filter(None, (report, json_path)):
         check_output(path, inputs=[fp32, int8], force=force)
     sampling = taken(DataOptions, options)
@@ -86,8 +94,22 @@ def compare(fp32: Path, int8: Path, data: str, **options: Any) -> None:
     console.result(comparison.to_text(every_layer=console.verbose))
     if json_path:
         write_json(json_path, comparison.to_json())
-    if report:
-        write_text(report, comparison_page(comparison, fp32.name, int8.name))
+    if report and render:
+        write_text(report, render(comparison, fp32.name, int8.name))
+        console.note(f"report: {report}")
+
+
+def report_writer(path: Path) -> Callable[[Comparison, str, str], str]:
+    """What makes the report that the file name asks for. Raises UsageError for a name that is neither .html nor .md."""
+    if path.suffix.lower() in (".html", ".htm"):
+        from quantkit.report.html import comparison_page
+
+        return comparison_page
+    if path.suffix.lower() in (".md", ".markdown"):
+        from quantkit.report.markdown import comparison_markdown
+
+        return comparison_markdown
+    raise UsageError(f"--report {path}: {path.suffix or 'no suffix'} is no kind of report; name it .html or .md")
 
 
 @click.command(short_help="Time models side by side; ratios first.")

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from quantkit.fuse.graph import quantkit_name
 
 
-def _pair_of(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+def quantization_pair(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
     """The scale and zero point of a u8 value, from the node that makes it."""
     node = value.producer()
     if node is None:
@@ -33,7 +33,7 @@ def expose(model: ir.Model, names: Sequence[str]) -> ir.Model:
         value = found.get(name)
         if value is None:
             continue
-        pair = _pair_of(value) if value.dtype == ir.DataType.UINT8 else None
+        pair = quantization_pair(value) if value.dtype == ir.DataType.UINT8 else None
         if pair is not None:
             node = ir.node("DequantizeLinear", [value, *pair], name=f"{name}/report")
             graph.insert_after(value.producer(), node)  # type: ignore[arg-type]

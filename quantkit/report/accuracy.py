@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from quantkit.report.statistics import mcnemar_p, paired_difference, wilson_interval
+
 SQNR_CAP_DB = 200.0
 """What equal outputs score; float32 itself ends near 150 dB."""
 
@@ -105,6 +107,21 @@ class Tally:
     def flips(self) -> dict[str, int] | None:
         """Samples that only INT8 gets right (fixed) and that only FP32 gets right (broken); None without labels."""
         return {"fixed": self.fixed, "broken": self.broken} if self.labelled else None
+
+    def confidence(self) -> dict[str, Any] | None:
+        """95 % intervals: {"fp32_top1", "int8_top1", "agreement", "difference"} as [low, high], and "mcnemar_p".
+
+        None for outputs without classes; without labels only "agreement".
+        """
+        if not self.decisions:
+            return None
+        values: dict[str, Any] = {"agreement": wilson_interval(self.agreements, self.decisions)}
+        if self.labelled:
+            for model in ("fp32", "int8"):
+                values[f"{model}_top1"] = wilson_interval(self.correct[model][0], self.labelled)
+            values["difference"] = paired_difference(self.fixed, self.broken, self.labelled)
+            values["mcnemar_p"] = mcnemar_p(self.fixed, self.broken)
+        return values
 
 
 def class_axis(output: np.ndarray) -> int | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,15 @@ from quantkit.load import load
 from quantkit.observe import FloatRunner
 from quantkit.report import text
 from quantkit.report.accuracy import Tally
-from quantkit.report.inspect import coverage
+from quantkit.report.changes import ChangeLog, class_names
+from quantkit.report.inspect import coverage, placed_nodes
 from quantkit.report.layers import LayerError, layer_errors
 from quantkit.report.machine import describe_machine
 from quantkit.report.models import model_bytes, model_proto
+from quantkit.report.provenance import provenance
+from quantkit.report.runtimes import Run
 from quantkit.report.samples import open_samples, session_inputs
-from quantkit.report.timing import interleave, median_ratio
+from quantkit.report.speed import latency, layer_times, prepare_rivals, throughput
 
 if TYPE_CHECKING:
     import onnx
@@ -36,7 +39,12 @@ WORST_LAYERS = 10
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of `compare`. Fractions are 0..1, bytes count external data, throughput is in samples a second."""
+    """The result of `compare`. Fractions are 0..1, bytes count external data, throughput is in samples a second.
+
+    confidence: 95 % intervals and McNemar's p (statistics.py); latency: see speed.latency; layer_times: see
+    speed.layer_times; nodes: where every node runs, and which nodes feed it; changes: sample by sample;
+    provenance: hashes and configuration.
+    """
 
     fp32: dict[str, Any]
     int8: dict[str, Any]
@@ -48,6 +56,13 @@ class Comparison:
     coverage: dict[str, float]
     machine: dict[str, Any]
     layers: list[LayerError]
+    confidence: dict[str, Any] | None = None
+    latency: dict[str, Any] | None = None
+    layer_times: dict[str, dict[str, Any]] = field(default_factory=dict)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    changes: ChangeLog = field(default_factory=ChangeLog)
+    classes: dict[int, str] = field(default_factory=dict)
+    provenance: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `quantkit compare`; `flips` is absent without labels, `throughput` if it was not measured."""
@@ -61,9 +76,23 @@ class Comparison:
             "throughput": self.throughput,
             "coverage": self.coverage,
             "machine": self.machine,
-            "layers": [vars(layer) for layer in self.layers],
+            "layers": [self.layer_entry(layer) for layer in self.layers],
+            "confidence": self.confidence,
+            "latency": self.latency
+            and {
+                **self.latency,
+                "runs": [{k: v for k, v in run.items() if k != "times_ms"} for run in self.latency["runs"]],
+            },
+            "changed_samples": [vars(change) for change in self.changes.records if change.kind != "same"],
+            "provenance": self.provenance,
         }
         return {key: value for key, value in values.items() if value is not None or key == "agreement"}
+
+    def layer_entry(self, layer: LayerError) -> dict[str, Any]:
+        """Everything about one layer but its histogram: errors, range, clipping, time, kernel, ISA."""
+        entry = {key: value for key, value in vars(layer).items() if key != "histogram"}
+        time = self.layer_times.get(layer.name, {})
+        return {**entry, "us": time.get("us"), "kernel": time.get("kernel"), "isa": self.machine["isa"]}
 
     def summary_rows(self) -> list[list[str]]:
         """[what, FP32, INT8, difference] for the table at the top of every form of the report."""
@@ -124,6 +153,7 @@ def compare(
     isa: str | None = None,
     layers: bool = True,
     seconds: float = THROUGHPUT_SECONDS,
+    against: Sequence[str] = (),
     float_graph: Callable[[Any], onnx.ModelProto] | None = None,
     progress: Progress | None = None,
     **sampling: Any,
@@ -131,7 +161,8 @@ def compare(
     """Run both models (path, ModelProto, onnx_ir.Model or ModelResult) on `data` and compare their outputs.
 
     sampling: keywords of `report.samples.open_samples`; the default `preprocess` is in the INT8 metadata.
-    layers: measure the error by layer. seconds: time to measure throughput for; 0: do not.
+    layers: measure the error by layer. seconds: time to measure speed for; 0: do not.
+    against: runtimes (report.runtimes.RUNTIMES) to time the INT8 model in, too.
     float_graph: the FP32 model rewritten so that its tensors are those of the INT8 model; None: as it is.
     Raises ModelError if the outputs of the two differ in name, DataError if there is no sample.
     """
@@ -140,16 +171,10 @@ def compare(
     session = Session(int8, threads=threads, isa=isa)
     load(fp32)  # its errors say what is wrong with a file, onnxruntime's do not
     runner = FloatRunner(fp32, threads)
-    names = _shared_outputs(runner.output_names, [output.name for output in session.get_outputs()])
+    rivals = prepare_rivals(int8, against, threads, sampling.get("warn"))
     dataset = open_samples(data, session_inputs(session), session.metadata, **sampling)
-    tally, first = Tally(), None
-    for batch in dataset:
-        first = first or batch
-        reference = dict(zip(names, runner.run(batch.feeds, names), strict=True))
-        outputs = dict(zip(names, session.run(names, batch.feeds), strict=True))
-        tally.add(reference, outputs, batch.labels, batch.valid)
-        if progress:
-            progress("compare", tally.samples, dataset.count)
+    tally, changes = Tally(), ChangeLog(dataset.preprocess)
+    first = _run_both(runner, session, dataset, tally, changes, progress)
     if first is None:
         raise DataError(f"{data}: no sample to compare on; check --data")
     errors = []
@@ -157,6 +182,7 @@ def compare(
         reference = float_graph(fp32) if float_graph else model_proto(fp32)
         few = _first_feeds(dataset, LAYER_SAMPLES)
         errors = layer_errors(reference, int8, few, threads=threads, isa=isa, progress=progress)
+    speed = _speed(runner, session, first, seconds, rivals, progress) if seconds > 0 else {}
     return Comparison(
         fp32={**tally.top("fp32"), "bytes": model_bytes(fp32)},
         int8={**tally.top("int8"), "bytes": model_bytes(int8)},
@@ -164,11 +190,51 @@ def compare(
         agreement=tally.agreement,
         sqnr_db=tally.power.db,
         flips=tally.flips(),
-        throughput=_throughput(runner, session, first.feeds, seconds, progress) if seconds > 0 else None,
         coverage=coverage(session.plan),
         machine=describe_machine(session.isa, threads),
         layers=errors,
+        confidence=tally.confidence(),
+        nodes=placed_nodes(int8, session.plan),
+        changes=changes,
+        classes=class_names(data, sampling.get("labels")),
+        provenance=provenance(fp32, int8, dataset, session.metadata, sampling),
+        **{"throughput": None, **speed},
     )
+
+
+def _run_both(
+    runner: FloatRunner, session: Session, dataset: Any, tally: Tally, changes: ChangeLog, progress: Progress | None
+) -> dict[str, np.ndarray] | None:
+    """Both models on every batch. Returns the feeds of the first one, None if there was none."""
+    names = _shared_outputs(runner.output_names, [output.name for output in session.get_outputs()])
+    first = None
+    for batch in dataset:
+        first = first or batch.feeds
+        reference = dict(zip(names, runner.run(batch.feeds, names), strict=True))
+        outputs = dict(zip(names, session.run(names, batch.feeds), strict=True))
+        tally.add(reference, outputs, batch.labels, batch.valid)
+        changes.add(batch, reference[names[0]], outputs[names[0]])
+        if progress:
+            progress("compare", tally.samples, dataset.count)
+    return first
+
+
+def _speed(
+    runner: FloatRunner,
+    session: Session,
+    feeds: dict[str, np.ndarray],
+    seconds: float,
+    rivals: Mapping[str, Run],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Throughput and latency, each for half the time, and the time of every layer."""
+    if progress:
+        progress("speed", 0, None)
+    return {
+        "throughput": throughput(runner, session, feeds, seconds / 2),
+        "latency": latency(runner, session, feeds, seconds / 2, rivals),
+        "layer_times": layer_times(session, feeds),
+    }
 
 
 def _shared_outputs(fp32: list[str], int8: list[str]) -> list[str]:
@@ -188,21 +254,3 @@ def _first_feeds(dataset: Any, samples: int) -> Iterator[dict[str, np.ndarray]]:
         seen += batch.valid
         if seen >= samples:
             return
-
-
-def _throughput(
-    runner: FloatRunner, session: Session, feeds: dict[str, np.ndarray], seconds: float, progress: Progress | None
-) -> dict[str, Any]:
-    """Samples a second of both, interleaved, on one batch; the speedup is the median over rounds."""
-    if progress:
-        progress("throughput", 0, None)
-    times = interleave([lambda: runner.run(feeds), lambda: session.run(None, feeds)], seconds=seconds)
-    arrays = [array for array in feeds.values() if np.ndim(array)]
-    batch = len(arrays[0]) if arrays else 1
-    fp32, int8 = batch / np.median(times, axis=0)
-    return {
-        "fp32_onnxruntime": float(fp32),
-        "int8_quantkit": float(int8),
-        "speedup": median_ratio(times[:, 0], times[:, 1]),
-        "batch": batch,
-    }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.execute.session import Session
+from quantkit.load import load
 from quantkit.report.text import MISSING, percent, shape, table
 
 NATIVE = "native"
@@ -77,3 +78,19 @@ def coverage(plan: Sequence[Any]) -> dict[str, float]:
         "native_macs": sum(node.macs or 0 for node in native) / macs if macs else 0.0,
         "native_nodes": len(native) / len(plan) if plan else 0.0,
     }
+
+
+def placed_nodes(model: Path | Any, plan: Sequence[Any]) -> list[dict[str, Any]]:
+    """`plan_entry` of every node, with "feeds": indices of the earlier nodes whose outputs it takes.
+
+    model: what the session of `plan` was made from.
+    """
+    graph = load(model, strict=False).graph
+    nodes = list(graph)
+    index = {node: i for i, node in enumerate(nodes)}
+    entries = []
+    for node, placed in zip(nodes, plan, strict=True):
+        producers = (value.producer() for value in node.inputs if value is not None)
+        feeds = sorted({index[producer] for producer in producers if producer in index})
+        entries.append({**plan_entry(placed), "feeds": feeds})
+    return entries

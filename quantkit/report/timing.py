@@ -18,14 +18,16 @@ def interleave(
     seconds: float,
     min_rounds: int = 7,
     max_rounds: int = 1000,
+    shortest: float = SHORTEST_SECONDS,
     clock: Clock = time.perf_counter,
 ) -> np.ndarray:
     """Time `candidates` for about `seconds` in all, and at least `min_rounds` rounds.
 
     Returns float64 [rounds, candidates], seconds a run. Each round starts with another candidate, so none always
-    runs after the same one. Two unmeasured runs of each come first.
+    runs after the same one. Two unmeasured runs of each come first. shortest: a candidate that takes less time is
+    repeated inside a measurement until it does; 0: never, so that every single run shows (latency).
     """
-    repeats = [_repeats(candidate, clock) for candidate in candidates]
+    repeats = [_repeats(candidate, clock, shortest) for candidate in candidates]
     started = clock()
     rounds: list[list[float]] = []
     while len(rounds) < min_rounds or (clock() - started < seconds and len(rounds) < max_rounds):
@@ -42,10 +44,10 @@ def median_ratio(slower: np.ndarray, faster: np.ndarray) -> float:
     return float(np.median(slower / faster))
 
 
-def _repeats(candidate: Callable[[], object], clock: Clock) -> int:
+def _repeats(candidate: Callable[[], object], clock: Clock, shortest: float) -> int:
     candidate()
     once = _timed(candidate, 1, clock)
-    return max(1, min(1000, round(SHORTEST_SECONDS / max(once, 1e-7))))
+    return max(1, min(1000, round(shortest / max(once, 1e-7))))
 
 
 def _timed(candidate: Callable[[], object], repeats: int, clock: Clock) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,7 +15,6 @@ from quantkit.errors import DataError
 from quantkit.execute import Session
 from quantkit.observe import load_preprocess
 from quantkit.report.compare import compare
-from quantkit.report.html import comparison_page
 from quantkit.report.layers import layer_errors
 from tests.digits import Digits
 
@@ -119,8 +118,60 @@ def test_the_text_shows_the_worst_layers_first_unless_all_are_asked_for(comparis
     assert len(comparison.layer_rows(every_layer=True)) == len(comparison.layers)
 
 
-def test_the_page_escapes_what_a_model_can_name(comparison):
-    layer = replace(comparison.layers[0], name="<script>alert(1)</script>")
-    page = comparison_page(replace(comparison, layers=[layer]), "a & b.onnx", "<i>.onnx")
-    assert "<script" not in page
-    assert "a &amp; b.onnx" in page
+def test_the_first_layer_introduces_all_of_its_error_and_later_ones_less_than_they_carry(comparison):
+    first, *others = comparison.layers
+    assert first.introduced_db == pytest.approx(first.sqnr_db, abs=1e-6)
+    assert all(layer.introduced_db > layer.sqnr_db for layer in others)
+
+
+def test_the_error_that_a_layer_introduces_is_that_of_the_layer_run_alone_on_exact_inputs(digits, feeds):
+    reference = pipeline.fused_float(digits.fp32)
+    layer = layer_errors(reference, digits.int8, [{"input": feeds[:8]}])[1]
+    fp32 = exact_tensors(reference, ["/stem/Relu_output_0", layer.tensor], feeds[:8])
+    model = onnx.load(digits.int8)
+    node = next(node for node in model.graph.node if node.name == layer.name)
+    make = onnx.helper.make_node
+    ends = (make("QuantizeLinear", ["x", *node.input[1:3]], node.input[:1]),
+            make("DequantizeLinear", [node.output[0], *node.input[-2:]], ["y"]))  # fmt: skip
+    alone = onnx.ModelProto()
+    alone.CopyFrom(model)
+    for part in ("node", "input", "output", "value_info"):
+        alone.graph.ClearField(part)
+    alone.graph.node.extend([ends[0], node, ends[1]])
+    alone.graph.input.append(onnx.helper.make_tensor_value_info("x", 1, fp32[0].shape))
+    alone.graph.output.append(onnx.helper.make_tensor_value_info("y", 1, fp32[1].shape))
+    int8 = Session(alone).run(None, {"x": fp32[0]})[0]
+    assert layer.introduced_db == pytest.approx(sqnr(fp32[1], int8), abs=0.01)
+
+
+def exact_tensors(reference: onnx.ModelProto, names: list[str], array: np.ndarray) -> list[np.ndarray]:
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(reference)
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return onnxruntime.InferenceSession(exposed.SerializeToString()).run(names, {"input": array})
+
+
+def test_range_clipping_and_histogram_describe_the_fp32_values(digits, feeds):
+    reference = pipeline.fused_float(digits.fp32)
+    layer = layer_errors(reference, digits.int8, [{"input": feeds[:5]}])[0]
+    values = exact_tensors(reference, [layer.tensor], feeds[:5])[0]
+    step = (layer.high - layer.low) / 255
+    assert layer.clipped == np.mean((values > layer.high + step / 2) | (values < layer.low - step / 2))
+    assert sum(layer.histogram["counts"]) == values.size
+    assert layer.histogram["low"] <= values.min()
+    assert layer.histogram["high"] >= values.max()
+
+
+def test_latency_is_of_single_samples_with_both_models_in_the_same_rounds(comparison):
+    runs = comparison.latency["runs"]
+    assert comparison.latency["batch"] == 1
+    assert [run["name"] for run in runs] == ["FP32 onnxruntime", "INT8 quantkit"]
+    assert all(0 < run["min_ms"] <= run["p50_ms"] <= run["p95_ms"] <= run["p99_ms"] <= run["max_ms"] for run in runs)
+    assert runs[0]["speedup"] == 1.0
+
+
+def test_the_json_is_plain_and_holds_no_folder(digits, comparison):
+    shown = json.dumps(comparison.to_json(), allow_nan=False)
+    assert str(digits.fp32.parent) not in shown
+    entry = json.loads(shown)["layers"][0]
+    assert {"introduced_db", "low", "high", "clipped", "us", "kernel", "isa"} <= set(entry)

@@ -1,0 +1,103 @@
+"""The comparison as Markdown, to be pasted into a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from quantkit.report import text
+from quantkit.report.verdict import headline, sentence
+
+if TYPE_CHECKING:
+    from quantkit.report.compare import Comparison
+
+WORST_LAYERS = 10
+CHANGED_SHOWN = 20
+
+
+def comparison_markdown(comparison: Comparison, fp32: str, int8: str) -> str:
+    """Verdict, accuracy with intervals, speed, the worst layers, changed answers, hashes and versions."""
+    confidence = comparison.confidence or {}
+    parts = [
+        f"# {int8} against {fp32}",
+        " · ".join(f"**{number.value}** {number.name}" for number in headline(comparison)),
+        sentence(comparison),
+        table(["", "FP32", "INT8", "INT8 vs FP32"], comparison.summary_rows()),
+        table(["", "value", ""], comparison.fact_rows()),
+    ]
+    if "difference" in confidence:
+        rows = [[name, *(_percent(bound) for bound in confidence[key])] for name, key in INTERVALS]
+        parts.append(table(["95 % interval", "from", "to"], rows))
+    if comparison.latency:
+        rows = [
+            [run["name"], *(f"{run[key]:.2f}" for key in LATENCY), text.times(run["speedup"])]
+            for run in comparison.latency["runs"]
+        ]
+        headers = ["latency", "median ms", "95 %", "99 %", "as fast as FP32"]
+        parts += [f"## Latency, batch {comparison.latency['batch']}", table(headers, rows)]
+    parts += _layers(comparison) + _changed(comparison) + _provenance(comparison)
+    return "\n\n".join(parts) + "\n"
+
+
+INTERVALS = (
+    ("FP32 top-1", "fp32_top1"),
+    ("INT8 top-1", "int8_top1"),
+    ("difference", "difference"),
+    ("same class as FP32", "agreement"),
+)
+LATENCY = ("p50_ms", "p95_ms", "p99_ms")
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A pipe table; bars in cells are escaped."""
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _layers(comparison: Comparison) -> list[str]:
+    worst = sorted(comparison.layers, key=lambda layer: layer.sqnr_db)[:WORST_LAYERS]
+    if not worst:
+        return []
+    rows = [
+        [layer.name, layer.op, text.decibel(layer.introduced_db), text.decibel(layer.sqnr_db),
+         text.MISSING if layer.clipped is None else f"{100 * layer.clipped:.3f} %"]
+        for layer in worst
+    ]  # fmt: skip
+    title = f"## The {len(worst)} worst of {len(comparison.layers)} layers"
+    return [title, table(["layer", "op", "introduced", "accumulated", "clipped"], rows)]
+
+
+def _changed(comparison: Comparison) -> list[str]:
+    changed = [change for change in comparison.changes.records if change.kind != "same"]
+    if not changed:
+        return []
+    rows = [
+        [
+            change.name,
+            change.kind,
+            *(_class(comparison, c) for c in (change.label, change.fp32_class, change.int8_class)),
+        ]
+        for change in changed[:CHANGED_SHOWN]
+    ]
+    title = f"## Changed answers: {len(changed)} of {comparison.samples}"
+    return [title, table(["sample", "", "truth", "FP32", "INT8"], rows)]
+
+
+def _class(comparison: Comparison, index: int | None) -> str:
+    return text.MISSING if index is None else comparison.classes.get(index, str(index))
+
+
+def _provenance(comparison: Comparison) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in comparison.machine["versions"].items())
+    lines = [f"Measured on {comparison.measured_on()}; {versions}."]
+    if comparison.provenance:
+        lines += [
+            f"- {name}: `{model['file']}`, SHA-256 `{model['sha256']}`"
+            for name, model in comparison.provenance["models"].items()
+        ]
+        lines.append(f"- samples: SHA-256 `{comparison.provenance['comparison']['data_sha256']}`")
+    return ["## Made from", "\n".join([lines[0], "", *lines[1:]]).strip()]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
