@@ -124,8 +124,27 @@ def _conv(x: np.ndarray, weights: np.ndarray, attributes: Attributes) -> np.ndar
     return result
 
 
+def _conv_transpose(x: np.ndarray, weights: np.ndarray, attributes: Attributes) -> np.ndarray:
+    """sum x * w as float64 [N, M, *out]: every input value spreads a kernel. weights: [M, C / group, *kernel]."""
+    groups, kernel = int(attributes.get("group", 1)), weights.shape[2:]
+    rank = len(kernel)
+    strides, dilations, pads = _geometry(attributes, rank)
+    extra = list(attributes.get("output_padding") or [0] * rank)
+    grown = zip(x.shape[2:], kernel, strides, dilations, extra, strict=True)
+    whole = np.zeros((x.shape[0], weights.shape[0], *((n - 1) * s + (k - 1) * d + 1 + e for n, k, s, d, e in grown)))
+    parts = list(zip(np.split(x, groups, axis=1), np.split(weights.astype(np.float64), groups), strict=True))
+    for tap in np.ndindex(*kernel):
+        spread = np.concatenate([np.einsum("nc...,mc->nm...", part, w[(..., *tap)]) for part, w in parts], axis=1)
+        starts = [t * d for t, d in zip(tap, dilations, strict=True)]
+        places = (slice(b, b + (n - 1) * s + 1, s) for b, n, s in zip(starts, x.shape[2:], strides, strict=True))
+        whole[(slice(None), slice(None), *places)] += spread
+    ends = [n - e for n, e in zip(whole.shape[2:], pads[rank:], strict=True)]
+    return whole[(slice(None), slice(None), *(slice(b, e) for b, e in zip(pads[:rank], ends, strict=True)))]
+
+
 PRODUCTS: dict[str, tuple[int, Callable[[np.ndarray, np.ndarray, Attributes], np.ndarray]]] = {
     "Conv": (1, _conv),
+    "ConvTranspose": (1, _conv_transpose),
     "Gemm": (-1, lambda x, w, _: x @ w.T.astype(np.float64)),
     "MatMul": (-1, lambda x, w, _: x @ w.astype(np.float64)),
 }

@@ -28,7 +28,7 @@ class NodePlan:
     dtype: str
 
 
-MAC_BASES = ("Conv", "Gemm", "MatMul", "ActivationMatMul")
+MAC_BASES = ("Conv", "Gemm", "MatMul", "ActivationMatMul", "ConvTranspose")
 
 
 def _size(value: ir.Value | None, start: int = 0) -> int | None:
@@ -42,7 +42,7 @@ def node_macs(node: ir.Node) -> int:
     """Multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul, in standard or quantkit form."""
     name = quantkit_name(node)
     base = name.base if name is not None else node.op_type
-    if base not in (*MAC_BASES, "ConvTranspose", "MatMulInteger", "ConvInteger"):
+    if base not in (*MAC_BASES, "MatMulInteger", "ConvInteger"):
         return 0
     index = 3 if name is not None and name.level == "static" else 1
     weights = node.inputs[index]
@@ -52,6 +52,8 @@ def node_macs(node: ir.Node) -> int:
         return 0
     if base == "ConvTranspose":
         taps = prod(array.shape[1:]) if array is not None else 0
+        if name is not None and array is not None:  # [C_out, C_in / group, *kernel]
+            taps = array.shape[0] // node.attributes["group"].as_int() * prod(array.shape[2:])
         return (_size(node.inputs[0]) or 0) * taps
     if array is None:
         inner = node.inputs[0].shape if node.inputs[0] is not None else None

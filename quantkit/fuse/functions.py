@@ -25,6 +25,7 @@ _POOL = {"kernel_shape": _INTS, "strides": _INTS, "pads": _INTS, "ceil_mode": _I
 
 ATTRIBUTES: dict[str, dict[str, ir.AttributeType]] = {
     "Conv": {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT},
+    "ConvTranspose": {"strides": _INTS, "pads": _INTS, "dilations": _INTS, "group": _INT, "output_padding": _INTS},
     "MaxPool": {**_POOL, "dilations": _INTS},
     "AveragePool": {**_POOL, "count_include_pad": _INT, "dilations": _INTS},
     "ReduceMean": {"axes": _INTS, "keepdims": _INT},
@@ -111,6 +112,8 @@ def emit_base(emit: Emitter, name: OpName, data: Sequence[ir.Value], extra: Sequ
     own = {k: attributes[k] for k in body_attributes(OpName(base), emit.opset) if k in attributes}
     if base in ACTIVATIONS:
         return ACTIVATIONS[base].body(emit, data[0], own)
+    if base == "ConvTranspose":
+        return emit(base, [data[0], _transposed_weights(emit, data[1], own["group"]), *data[2:]], own)
     if base == "Gemm":
         return emit("Gemm", data, {"transB": 1})
     if base == "MatMul":
@@ -133,6 +136,25 @@ def emit_activation(emit: Emitter, name: OpName, value: ir.Value, attributes: Ma
         return value
     row = ACTIVATIONS[name.activation]
     return row.body(emit, value, {k: attributes[k] for k in row.attributes})
+
+
+def _transposed_weights(emit: Emitter, w: ir.Value, group: Any) -> ir.Value:
+    """[C_out, C_in / group, *kernel], as of Conv, -> [C_in, C_out / group, *kernel], as ONNX's ConvTranspose has it.
+
+    The kernel is one dimension on the way, so that one permutation serves every number of spatial dimensions.
+    """
+
+    def ints(*values: int) -> ir.Value:
+        return emit("Constant", [], {"value_ints": list(values)})
+
+    groups = emit("Unsqueeze", [emit("Constant", [], {"value_int": group}), ints(0)], {})
+    kernel = emit("Slice", [emit("Shape", [w], {}), ints(2), ints(1 << 31)], {})
+    inner = emit("Slice", [emit("Shape", [w], {}), ints(1), ints(2)], {})
+    taps = emit("ReduceProd", [kernel], {"keepdims": 1})
+    split = emit("Reshape", [w, emit("Concat", [groups, ints(-1), inner, taps], {"axis": 0})], {})
+    turned = emit("Transpose", [split], {"perm": [0, 2, 1, 3]})
+    outer = emit("Slice", [emit("Shape", [turned], {}), ints(2), ints(3)], {})
+    return emit("Reshape", [turned, emit("Concat", [ints(-1), outer, kernel], {"axis": 0})], {})
 
 
 def _inputs(*names: str) -> list[ir.Value]:
@@ -201,6 +223,11 @@ def _dynamic_body(emit: Emitter, name: OpName, attrs: Mapping[str, Any]) -> tupl
         own = {k: attrs[k] for k in ATTRIBUTES["Conv"]}
         unsigned, zero_point = _shifted_to_unsigned(emit, w)
         acc = emit("ConvInteger", [x_q, unsigned, x_zero, zero_point], own)
+    elif name.base == "ConvTranspose":  # ONNX has no integer form of it: the same numbers as float32
+        own = {k: attrs[k] for k in ATTRIBUTES["ConvTranspose"]}
+        difference = emit("Sub", [emit("Cast", [value], {"to": 1}) for value in (x_q, x_zero)], {})
+        weight = _transposed_weights(emit, emit("Cast", [w], {"to": 1}), own["group"])
+        acc = emit("ConvTranspose", [difference, weight], own)
     else:
         weight = emit("Transpose", [w], {"perm": [1, 0]}) if name.base == "Gemm" else w
         acc = emit("MatMulInteger", [x_q, weight, x_zero], {})

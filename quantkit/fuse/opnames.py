@@ -17,7 +17,8 @@ from quantkit.fuse.activations import ACTIVATIONS
 DOMAIN = "quantkit"
 DOMAIN_VERSION = 1
 
-WEIGHTED = ("Conv", "Gemm", "MatMul")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+WEIGHTED = (*CONVOLUTIONS, "Gemm", "MatMul")
 BINARY = ("Add", "Sub", "Mul")
 PRODUCTS = ("ActivationMatMul",)
 """Matrix products of two activations; `MatMul` is the one with constant weights."""

@@ -75,6 +75,28 @@ def _match_conv(graph: ir.Graph, node: ir.Node) -> Match:
     return Match(node, [node.inputs[0], weight, bias], attributes)  # type: ignore[list-item]
 
 
+def _match_conv_transpose(graph: ir.Graph, node: ir.Node) -> Match:
+    """The weights are turned into the layout of Conv: [C_out, C_in / group, *kernel]."""
+    _, array = weight_of(node, 1)
+    rank = array.ndim - 2
+    if rank not in (1, 2):
+        raise Reject(f"{rank} spatial dimensions; the engine has 1 and 2")
+    auto_pad = node.attributes.get("auto_pad")
+    if (auto_pad is not None and auto_pad.as_string() not in ("NOTSET", "VALID")) or "output_shape" in node.attributes:
+        raise Reject("auto_pad or output_shape; explicit pads are supported")
+    defaults = {"strides": [1] * rank, "pads": [0] * 2 * rank, "dilations": [1] * rank, "group": 1,
+                "output_padding": [0] * rank}  # fmt: skip
+    attributes: dict[str, Any] = {key: node.attributes[key].value if key in node.attributes else default
+                                  for key, default in defaults.items()}  # fmt: skip
+    if min(attributes["pads"]) < 0:
+        raise Reject("negative pads")
+    group = attributes["group"]
+    grouped = array.reshape(group, array.shape[0] // group, *array.shape[1:])
+    turned = np.moveaxis(grouped, 2, 1).reshape(-1, array.shape[0] // group, *array.shape[2:])
+    weight, bias = new_initializer(graph, f"{node.name}/weight", turned), _bias(graph, node, 2, turned.shape[0])
+    return Match(node, [node.inputs[0], weight, bias], attributes)  # type: ignore[list-item]
+
+
 def _match_gemm(graph: ir.Graph, node: ir.Node) -> Match:
     weight, array = weight_of(node, 1)
     wanted = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
@@ -134,6 +156,7 @@ def _take_activation(match: Match) -> None:
 
 RULES: dict[str, Callable[[ir.Graph, ir.Node], Match]] = {
     "Conv": _match_conv,
+    "ConvTranspose": _match_conv_transpose,
     "Gemm": _match_gemm,
     "MatMul": _match_matmul,
     "Add": _match_binary,
@@ -148,7 +171,7 @@ def apply_rule(graph: ir.Graph, node: ir.Node) -> tuple[OpName, Match]:
     match = RULES[node.op_type](graph, node)
     match.nodes = match.nodes or [node]
     name = OpName(node.op_type, "float")
-    if name.is_weighted:
+    if name.is_weighted and name.base != "ConvTranspose":  # whose output is written in parts
         _take_residual(match)
     _take_activation(match)
     name = OpName(name.base, "float", match.residual is not None, match.activation)

@@ -12,7 +12,7 @@ from quantkit.foreign import REASON_KEY
 from quantkit.fuse.activations import ACTIVATIONS
 from quantkit.fuse.graph import constant, is_standard, quantkit_name
 from quantkit.fuse.opnames import BINARY, WEIGHTED, OpName
-from quantkit.lower import elementwise, movement, pools, products, rows, weighted
+from quantkit.lower import conv_transpose, elementwise, movement, pools, products, rows, weighted
 from quantkit.lower.arena import live_peak, place
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import ExternalTensor, PackedSpec, Plan, Ref
@@ -22,6 +22,7 @@ LowerFunction = Callable[[Lowering, ir.Node, OpName], None]
 
 LOWERINGS: dict[str, LowerFunction] = {
     **dict.fromkeys(WEIGHTED, weighted.lower_weighted),
+    "ConvTranspose": conv_transpose.lower_conv_transpose,
     **dict.fromkeys(BINARY, elementwise.lower_binary),
     **dict.fromkeys(ACTIVATIONS, elementwise.lower_unary),
     "MaxPool": pools.lower_window_pool,

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.graph import constant, new_initializer, quantkit_name, replace_nodes
-from quantkit.fuse.opnames import DOMAIN, OpName
+from quantkit.fuse.opnames import CONVOLUTIONS, DOMAIN, OpName
 from quantkit.quantize.apply import finish_model
 from quantkit.quantize.qparams import WEIGHT_MAX, channel_rows, weight_scales
 from quantkit.types import Decision
@@ -42,7 +42,7 @@ def to_dynamic(model: ir.Model) -> list[Decision]:
         assert array is not None
         assert bias is not None
         q, scale = _quantize_rows(array, _axis(name))
-        shape = (-1, *([1] * (array.ndim - 2))) if name.base == "Conv" else (-1,)
+        shape = (-1, *([1] * (array.ndim - 2))) if name.base in CONVOLUTIONS else (-1,)
         weight = new_initializer(graph, f"{node.name}/weight_quantized", q)
         w_scale = new_initializer(graph, f"{node.name}/weight_scale", scale.reshape(shape))
         shift = new_initializer(graph, f"{node.name}/bias_float", bias.reshape(shape))
