@@ -5,8 +5,7 @@
 #define GEMM_TARGET         QK_TARGET_AVX2
 #define GEMM_DOT(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
 #define GEMM_WIDE           1
-#define GEMM_ROWS_1         12
-#define GEMM_ROWS_2         6
+#define GEMM_WIDTH          2
 #define MATMUL_NAME         qk_matmul_avx2
 #include "../matmul.inc"
 #endif

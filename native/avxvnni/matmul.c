@@ -5,8 +5,7 @@
 #define GEMM_TARGET         QK_TARGET_AVXVNNI
 #define GEMM_DOT(sum, a, b) _mm256_dpbusd_avx_epi32(sum, a, b)
 #define GEMM_WIDE           0
-#define GEMM_ROWS_1         12
-#define GEMM_ROWS_2         6
+#define GEMM_WIDTH          2
 #define MATMUL_NAME         qk_matmul_avxvnni
 #include "../matmul.inc"
 #endif
