@@ -50,3 +50,9 @@ class Interrupted(QuantkitError):
     """The user pressed Ctrl-C; nothing partial was left behind."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, in one line of at most 300 characters."""
+    text = str(error).strip()
+    return (text.splitlines()[0] if text else type(error).__name__)[:300]

@@ -5,14 +5,16 @@ convert stops after fuse with weights in s8; calibrate goes on from there; quant
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.errors import ModelError, UsageError
+from quantkit.errors import ModelError, QuantkitError, UsageError, first_line
 from quantkit.types import Decision, QuantConfig
 
 if TYPE_CHECKING:
@@ -87,6 +89,27 @@ def fused_float(model: Any) -> onnx.ModelProto:
     return ir.to_proto(expand(fused_model(model)[0]))
 
 
+def _explained(stage: Callable[..., ModelResult]) -> Callable[..., ModelResult]:
+    """What no stage foresaw still ends in one clear message: ModelError with the cause. QUANTKIT_DEBUG shows it raw."""
+
+    @functools.wraps(stage)
+    def run(model: Any, *args: Any, **options: Any) -> ModelResult:
+        try:
+            return stage(model, *args, **options)
+        except QuantkitError:
+            raise
+        except Exception as error:
+            if os.environ.get("QUANTKIT_DEBUG"):
+                raise
+            raise ModelError(
+                f"{_label(model)}: {stage.__name__} failed ({type(error).__name__}: {first_line(error)}); "
+                "set QUANTKIT_DEBUG=1 to see where, and please report it"
+            ) from error
+
+    return run
+
+
+@_explained
 def convert(model: Any, *, keep_fp32: Iterable[str] = (), progress: Progress | None = None) -> ModelResult:
     """FP32 model (path, ModelProto, onnx_ir.Model) -> the converted model: s8 weights, ranges not fixed yet.
 
@@ -106,6 +129,7 @@ def convert(model: Any, *, keep_fp32: Iterable[str] = (), progress: Progress | N
     return ModelResult(fused, "converted", decisions, _paths(model))
 
 
+@_explained
 def calibrate(converted: Any, data: Any, *, config: QuantConfig | None = None, reference: Any = None,
               warn: Callable[[str], None] | None = None, **options: Any) -> ModelResult:  # fmt: skip
     """Converted model + sample data -> the calibrated INT8 model. Options: those of `quantize`.
@@ -135,6 +159,7 @@ def calibrate(converted: Any, data: Any, *, config: QuantConfig | None = None, r
     return _calibrate(fused, data, replace(config, keep_fp32=keep), decisions, sources, warn=warn, **options)
 
 
+@_explained
 def quantize(model: Any, data: Any, *, config: QuantConfig | None = None, **options: Any) -> ModelResult:
     """FP32 model + sample data -> the calibrated INT8 model.
 
@@ -174,14 +199,20 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
     decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]
     if not selection.forms:
         return _stays_fp32(fused, decisions, trial.verdict, sources)
-    spare = fused.clone()
     runners = {"backend": NativeStatistics(), "open_int8": _int8_opener(options.get("threads"))}
-    decisions += calibrate_fused(fused, selection, data, config, **runners, **options)
-    problem = wreck(fused, trial, options.get("threads"))
-    if problem:
-        return _stays_fp32(spare, decisions, f"the INT8 model is not usable: {problem}", sources)
-    _sign(fused)
-    return ModelResult(fused, "calibrated", decisions, sources)
+    chosen = {node.name for node in selection.forms}
+    efforts = [config.effort] if config.effort == "fast" or isinstance(data, Iterator) else [config.effort, "fast"]
+    problem = ""
+    for effort in efforts:
+        made = fused.clone()
+        again = select(made, lambda name: name not in chosen)
+        done = calibrate_fused(made, again, data, replace(config, effort=effort), **runners, **options)
+        problem = wreck(made, trial, options.get("threads"))
+        if not problem:
+            _sign(made)
+            return ModelResult(made, "calibrated", [*decisions, *done], sources)
+        decisions.append(Decision("quantize", "undone", "model", f"effort {effort} gave a model that fails: {problem}"))
+    return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {problem}", sources)
 
 
 def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path]) -> ModelResult:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.errors import ModelError
+from quantkit.errors import DataError, ModelError, first_line
 from quantkit.lower.regions import Step
 
 EXTERNAL_DATA_LIMIT = 1 << 30
@@ -89,7 +89,12 @@ class FloatStep:
     def run(self, values: dict[str, np.ndarray], nanoseconds: dict[str, int] | None = None) -> None:
         """Reads the step's inputs from `values` and adds its outputs."""
         start = time.perf_counter_ns()
-        found = self._session.run(self._outputs, {name: values[name] for name in self._inputs})
+        feeds = {name: values[name] for name in self._inputs}
+        try:
+            found = self._session.run(self._outputs, feeds)
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            shapes = ", ".join(f"{name} {a.dtype} {list(a.shape)}" for name, a in feeds.items() if hasattr(a, "shape"))
+            raise DataError(f"onnxruntime cannot run the model on {shapes}: {first_line(error)}") from error
         values.update(zip(self._outputs, found, strict=True))
         if nanoseconds is not None:
             nanoseconds[f"{self.PROFILE_NAME} {self.step.nodes[0].name}"] = time.perf_counter_ns() - start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantkit.load.kind import ArtifactKind, artifact_kind
 from quantkit.load.specs import TensorSpec, input_specs, output_specs
@@ -44,8 +44,25 @@ def load(source: str | Path | onnx.ModelProto | ir.Model, *, strict: bool = True
     strict: a model that onnx.checker rejects is an error; otherwise it is only recorded.
     The result: opset >= 13 wherever it converts, the user's local functions inlined, weights as initializers and not
     as inputs, unique node names, inferred shapes; for an FP32 source FILE_KEY and SHA256_KEY in metadata_props.
-    Raises ModelError: unreadable, truncated or not ONNX; opset below 7; NaN or infinity in a weight.
+    Raises ModelError: unreadable, truncated or not ONNX; opset below 7; NaN or infinity in a weight; a tensor beyond
+    checks.LARGEST_TENSOR; anything that onnx.checker and onnxruntime both reject.
     """
+    from quantkit.errors import ModelError, QuantkitError, first_line
+
+    try:
+        return _load(source, strict)
+    except QuantkitError:
+        raise
+    except Exception as error:  # of onnx and onnx_ir, on damaged files
+        reason = first_line(error)
+        raise ModelError(f"{_label(source)}: is not a valid ONNX model ({reason}); export it again") from error
+
+
+def _label(source: Any) -> str:
+    return source if isinstance(source, str) else str(source) if hasattr(source, "__fspath__") else "the model"
+
+
+def _load(source: str | Path | onnx.ModelProto | ir.Model, strict: bool) -> ir.Model:
     from quantkit.load import checks, constants, functions, names, opset, reader, shapes
     from quantkit.types import Decision
 
@@ -57,7 +74,7 @@ def load(source: str | Path | onnx.ModelProto | ir.Model, *, strict: bool = True
     decisions: list[Decision] = []
     complaint = checks.check_structure(model)
     if complaint is not None:
-        _complain(complaint, label, strict, decisions)
+        _complain(complaint, label, strict and not checks.onnxruntime_takes(source), decisions)
     model, inlined = functions.inline_functions(model, label)
     model, raised = opset.raise_opset(model, label)
     decisions += inlined + raised
@@ -69,6 +86,7 @@ def load(source: str | Path | onnx.ModelProto | ir.Model, *, strict: bool = True
         decisions.append(Decision("load", "renamed", name, "another node has the same name"))
     shapes.clear_placeholders(model)
     shapes.infer_shapes(model)
+    checks.check_sizes(model, label)
     checks.check_weights(model, label)
     if artifact_kind(model) == "fp32":
         _remember_source(model, read)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,6 +12,8 @@ import onnx_ir as ir
 from quantkit.errors import ModelError
 from quantkit.load.shapes import light_proto
 
+LARGEST_TENSOR = 1 << 30
+"""Elements of an activation; 4 GiB in float32. Damaged dimensions go far beyond, real ones stay far below."""
 WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
 """Ops whose constant inputs must be finite; other constants may hold -inf (masks) or NaN."""
 PASS_THROUGH_OPS = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
@@ -26,6 +31,39 @@ def check_structure(model: ir.Model) -> str | None:
         text = " ".join(str(error).split()) or type(error).__name__
         return text[:300]
     return None
+
+
+def onnxruntime_takes(source: Any) -> bool:
+    """Whether onnxruntime makes a session of the model, whatever onnx.checker says of it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        if isinstance(source, ir.Model):
+            source = ir.to_proto(source)
+        model = source.SerializeToString() if isinstance(source, onnx.ModelProto) else str(source)
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception:
+        return False
+    return True
+
+
+def check_sizes(model: ir.Model, label: str) -> None:
+    """Raises ModelError for a graph without outputs, and for a tensor whose known shape is beyond LARGEST_TENSOR."""
+    if not model.graph.outputs:
+        raise ModelError(f"{label}: the graph has no outputs; export it again")
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    for value in values:
+        dims = [] if value.shape is None else value.shape.dims
+        size = math.prod(dim for dim in dims if isinstance(dim, int) and dim > 1) if dims else 0
+        if size > LARGEST_TENSOR:
+            shape = ", ".join(str(dim) for dim in dims)
+            raise ModelError(
+                f"{label}: tensor {value.name!r} has shape [{shape}], more than {LARGEST_TENSOR >> 30} Gi elements; "
+                "a dimension is wrong, export the model again"
+            )
 
 
 def check_weights(model: ir.Model, label: str) -> None:

@@ -70,6 +70,10 @@ def natural_batch(item: Batch) -> int:
     return max(1, min(BATCH_MOST, BATCH_BYTES // max(1, row_bytes)))
 
 
+PADDED_MOST = 1 << 16
+"""Rows that a last batch is filled up with; a static batch beyond that is a damaged file."""
+
+
 def rebatch(items: Iterable[Batch], size: int | None, *, pad: bool) -> Iterator[Batch]:
     """Batches of `size` rows (None: items as they come). Rows of different shapes are never put in one batch.
 
@@ -133,6 +137,8 @@ def _flush(pieces: list[Batch], size: int | None, pad: bool) -> Iterator[Batch]:
         return
     names = [name for piece in pieces for name in piece.names]
     missing = (size or 0) - len(names) if pad else 0
+    if missing > PADDED_MOST:
+        raise DataError(f"a static batch of {size} for {len(names)} samples; check the model")
     feeds = {}
     for key in pieces[0].feeds:
         arrays = [piece.feeds[key] for piece in pieces]
