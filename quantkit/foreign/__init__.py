@@ -26,22 +26,30 @@ def to_static(model: ir.Model) -> list[Decision]:
     """
     from quantkit.fold import fold
     from quantkit.fold.cleanup import remove_unused
+    from quantkit.foreign.channels import absorb_batchnorms, absorb_channel_scales
     from quantkit.foreign.convert import convert_nodes
     from quantkit.foreign.linear import forget_constants, normalize, remember_constants
     from quantkit.foreign.qoperators import expand_qoperators
     from quantkit.fuse import fuse
     from quantkit.fuse.expand import expand_in_place
+    from quantkit.load import infer_shapes
+    from quantkit.load.constants import lift_constants
     from quantkit.quantize.apply import finish_model
 
     if model.graph.opset_imports.get("", 0) < OLDEST_OPSET:
         return [Decision("load", "kept", "model", f"quantized ops of an opset below {OLDEST_OPSET} are not imported")]
     expand_qoperators(model)
-    fold(model)
     normalize(model)
+    absorb_batchnorms(model)
+    fold(model)
+    absorb_channel_scales(model)
+    normalize(model)  # again: there may be new constants and scales
     remember_constants(model)
     decisions = convert_nodes(model, fuse(model))
     forget_constants(model)
     expand_in_place(model)
+    lift_constants(model)
+    infer_shapes(model)
     remove_unused(model)
     finish_model(model)
     return decisions
