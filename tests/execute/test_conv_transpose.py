@@ -53,7 +53,10 @@ def test_one_spatial_dimension():
 
 
 def test_an_output_inside_a_concat_keeps_its_place():
-    tail = f"e = Relu(t) u = ConvTranspose<strides=[2,2]>(c, d) f = Relu(u) k = Concat<axis=1>(e, f) y = Conv<{POINT}>(k, v)"
+    tail = (
+        "e = Relu(t) u = ConvTranspose<strides=[2,2]>(c, d) f = Relu(u) k = Concat<axis=1>(e, f) "
+        f"y = Conv<{POINT}>(k, v)"
+    )
     check_native(network("strides=[2,2]", (8, 5, 2, 2), tail, v=(4, 10, 1, 1)), ["QConvTransposeRelu"], X)
 
 
