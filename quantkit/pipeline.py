@@ -58,6 +58,12 @@ class ModelResult:
 
         save_model(self.proto, check_output(Path(path), inputs=self.sources, force=force))
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the kind of model, its size, and what was decided."""
+        from quantkit.report.html import model_card
+
+        return model_card(self)
+
 
 def fused_model(model: Any, keep_fp32: Iterable[str] = ()) -> tuple[ir.Model, list[Decision]]:
     """load -> fold -> fuse: an FP32 model as fused FP32 ops in memory.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.errors import DataError, EngineError, UsageError
+from quantkit.errors import DataError, EngineError, ModelError, UsageError
 from quantkit.execute.binding import CompiledPlan, Pool, aligned_bytes, choose_isa, pack
 from quantkit.execute.float_steps import FloatStep
 from quantkit.execute.placement import NodePlan, node_plans
@@ -25,6 +25,7 @@ from quantkit.lower.regions import Step, lower_region, partition
 PLANS_KEPT = 8
 """Plans of a region kept for different input shapes; the least recently used goes first."""
 MAX_THREADS = 1024
+CPU_PROVIDER = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,29 @@ class Argument:
     name: str
     shape: list[int | str | None]
     type: str
+
+
+@dataclass(frozen=True)
+class ModelMeta:
+    """What get_modelmeta gives, under onnxruntime's names."""
+
+    producer_name: str
+    graph_name: str
+    domain: str
+    description: str
+    version: int
+    custom_metadata_map: dict[str, str]
+
+
+def _parsed(data: bytes) -> Any:
+    import onnx
+
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's DecodeError has no public base of its own
+        raise ModelError(
+            f"the {len(data)} bytes given are no ONNX model ({error}); give a whole file's bytes"
+        ) from error
 
 
 def default_threads() -> int:
@@ -103,18 +127,32 @@ class Session:
     """Runs an FP32, converted or calibrated model, or an INT8 model of another tool; the calls are those of
     onnxruntime.InferenceSession.
 
-    model: path, onnx.ModelProto or onnx_ir.Model. threads: at least 1 (default: QUANTKIT_NUM_THREADS or all CPUs).
+    model: path, serialized bytes, onnx.ModelProto or onnx_ir.Model. threads: at least 1 (default: those of
+    sess_options.intra_op_num_threads, else QUANTKIT_NUM_THREADS or all CPUs).
     isa: force "scalar" | "avx2" | "avxvnni" | "avx512vnni" (default: QUANTKIT_ISA or the best); EngineError if missing.
-    A session may be used from many threads at once.
+    sess_options, providers: as onnxruntime takes them, so that one class name is all that changes; the CPU must be
+    among the providers (UsageError). A session may be used from many threads at once.
     """
 
-    def __init__(self, model: Any, threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        threads: int | None = None,
+        isa: str | None = None,
+        *,
+        sess_options: Any = None,
+        providers: Sequence[Any] | None = None,
+    ) -> None:
         from quantkit.foreign import to_static
         from quantkit.load import artifact_kind, load
 
-        self.threads = threads if threads is not None else default_threads()
+        if providers and CPU_PROVIDER not in providers:
+            raise UsageError(f"providers {list(providers)} lack {CPU_PROVIDER}, which is what quantkit runs on")
+        wanted = threads if threads is not None else getattr(sess_options, "intra_op_num_threads", 0) or None
+        self.threads = wanted if wanted is not None else default_threads()
+        model = _parsed(model) if isinstance(model, bytes) else model
         if not 1 <= self.threads <= MAX_THREADS:
-            raise UsageError(f"threads={threads} is not in 1..{MAX_THREADS}")
+            raise UsageError(f"threads={wanted} is not in 1..{MAX_THREADS}")
         self.isa = choose_isa(isa)
         self._source = Path(model) if isinstance(model, str | Path) else None
         self._model: ir.Model = load(model, strict=False)
@@ -145,14 +183,32 @@ class Session:
         """The native regions and onnxruntime steps in the order in which they run."""
         return list(self._steps)
 
+    def get_providers(self) -> list[str]:
+        """As onnxruntime's: the CPU alone."""
+        return [CPU_PROVIDER]
+
+    def get_modelmeta(self) -> ModelMeta:
+        """As onnxruntime's: producer, graph name, description, version and the metadata."""
+        m = self._model
+        return ModelMeta(m.producer_name or "", m.graph.name or "", m.domain or "", m.doc_string or "",
+                         m.model_version or 0, self.metadata)  # fmt: skip
+
+    def __repr__(self) -> str:
+        native = sum(len(step.nodes) for step in self._steps if step.native)
+        total = sum(len(step.nodes) for step in self._steps)
+        source = self._source.name if self._source else "model in memory"
+        return f"<quantkit.Session {source}: {native} of {total} nodes native, {self.isa}, {self.threads} threads>"
+
     def get_inputs(self) -> list[Argument]:
         return [_argument(v) for v in self._model.graph.inputs if not v.is_initializer()]
 
     def get_outputs(self) -> list[Argument]:
         return [_argument(v) for v in self._model.graph.outputs]
 
-    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[np.ndarray]:
-        """Outputs by name (None: all, in the model's order) for inputs {name: array}.
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
+    ) -> list[np.ndarray]:
+        """Outputs by name (None: all, in the model's order) for inputs {name: array}. run_options: not used.
 
         Raises DataError for a missing or unknown input, a wrong dtype, rank or fixed dimension.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from quantkit.observe.images import (
     folder_source,
     read_label_column,
 )
+from quantkit.observe.pictures import holds_pictures, prepared
 from quantkit.observe.preprocess import Preprocess
 from quantkit.observe.streams import from_callable, python_source
 
@@ -130,7 +131,8 @@ def open_data(
     """The data as batches that fit `inputs`.
 
     data: a folder of images, of .npz or of test_data_set_*; a .npz or .npy; "module:callable"; or a Python object:
-    an array, a dict of arrays, an iterable of dicts, arrays or (x, y) pairs, an object with get_next().
+    an array, a dict of arrays, an iterable of dicts, arrays or (x, y) pairs, an object with get_next(). PIL images in
+    it, and uint8 arrays of images when `preprocess` is given, are prepared like those of a folder.
     samples: a seeded random subset when more are available (of a stream of unknown length, the first ones).
     batch_size: None chooses one; a static batch size of the model goes first.
     strict: a corrupt or unlabelled image is an error rather than a warning.
@@ -167,7 +169,7 @@ class _Opener:
     def open(self, data: Any) -> Any:
         """The source for `data`."""
         if not isinstance(data, (str, Path)):
-            return self._unlabelled(python_source(data, self._specs, "data", self._samples), "data")
+            return self._unlabelled(self._python(data), "data")
         path = Path(data)
         if path.is_dir():
             return self._folder(path)
@@ -177,6 +179,22 @@ class _Opener:
             made = from_callable(data)
             return self._unlabelled(python_source(made, self._specs, data, self._samples), data)
         raise DataError(f"{data}: no such file or folder; give a folder of images, a .npz, a .npy or module:callable")
+
+    def _python(self, data: Any) -> Any:
+        """A Python object; pictures in it are prepared like those of a folder."""
+        images = data.get("images") if isinstance(data, dict) else data
+        if isinstance(images, np.ndarray) and self._preprocess is not None and images.dtype == np.uint8:
+            labels = data.get("labels") if isinstance(data, dict) else None
+            return array_source(images, labels, "data", self._image_input(Path("data")), self._preprocess)
+        found = holds_pictures(data)
+        if self._preprocess is None and not found:
+            return python_source(data, self._specs, "data", self._samples)
+        if isinstance(data, (np.ndarray, Mapping)) or callable(getattr(data, "get_next", None)):
+            return python_source(data, self._specs, "data", self._samples)
+        recipe = self._recipe(self._image_input(Path("data")) if found else self._specs[0])
+        source = python_source(prepared(data, recipe), self._specs, "data", self._samples)
+        source.preprocess = recipe if found else None
+        return source
 
     def _folder(self, path: Path) -> Any:
         test_sets = sorted(entry for entry in path.glob("test_data_set_*") if entry.is_dir())

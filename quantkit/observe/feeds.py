@@ -50,7 +50,9 @@ class FeedSource:
         chosen = list(indices)
         rows = len(chosen) if self._rows == self._length else None
         load = self._load
-        return FeedSource(lambda index: load(chosen[index]), len(chosen), rows, self.has_labels, self.single_rows)
+        part = FeedSource(lambda index: load(chosen[index]), len(chosen), rows, self.has_labels, self.single_rows)
+        part.preprocess = self.preprocess
+        return part
 
     def items(self) -> Iterator[Batch]:
         """The items in order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,24 @@ class Comparison:
         batch = f", batch {self.throughput['batch']}" if self.throughput else ""
         return f"{self.machine['cpu']}, {self.machine['isa']}, {self.machine['threads']} threads{batch}"
 
+    def to_html(self, fp32: str = "FP32", int8: str = "INT8") -> str:
+        """The whole report as one HTML page; the names are for its title."""
+        from quantkit.report.html import comparison_page
+
+        return comparison_page(self, fp32, int8)
+
+    def to_markdown(self, fp32: str = "FP32", int8: str = "INT8") -> str:
+        """The report as Markdown; the names are for its title."""
+        from quantkit.report.markdown import comparison_markdown
+
+        return comparison_markdown(self, fp32, int8)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page in a frame of its own, so that styles and scripts stay inside."""
+        return (
+            f'<iframe srcdoc="{escape(self.to_html(), quote=True)}" style="width:100%;height:40rem;border:0"></iframe>'
+        )
+
     def to_text(self, every_layer: bool = False) -> str:
         """Tables for the terminal."""
         parts = [
@@ -194,7 +213,7 @@ def compare(
         machine=describe_machine(session.isa, threads),
         layers=errors,
         confidence=tally.confidence(),
-        nodes=placed_nodes(int8, session.plan),
+        nodes=placed_nodes(session),
         changes=changes,
         classes=class_names(data, sampling.get("labels")),
         provenance=provenance(fp32, int8, dataset, session.metadata, sampling),

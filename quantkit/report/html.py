@@ -83,6 +83,22 @@ def _resource(name: str) -> str:
     return resources.files("quantkit.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def model_card(result: Any) -> str:
+    """A `pipeline.ModelResult` in a notebook: kind, size, operators, what was decided and what was left alone."""
+    from collections import Counter
+
+    from quantkit.report.decisions import summarize
+
+    operators = Counter(node.op_type for node in result.model.graph)
+    shown = ", ".join(f"{count} {op}" for op, count in operators.most_common(8))
+    size = text.size(result.proto.ByteSize())
+    return (
+        f"<p><b>{escape(result.kind)} model</b>, {size}, {sum(operators.values())} nodes: {escape(shown)}</p>"
+        f"<details><summary>{len(result.decisions)} decisions</summary>"
+        f"<pre>{escape(summarize(result.decisions))}</pre></details>"
+    )
+
+
 def html_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
     """A table of escaped text in a box that scrolls; `numeric` columns are right-aligned."""
     marks = [' class="n"' if i in numeric else "" for i in range(len(headers))]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.execute.session import Session
-from quantkit.load import load
 from quantkit.report.text import MISSING, percent, shape, table
 
 NATIVE = "native"
@@ -80,13 +79,10 @@ def coverage(plan: Sequence[Any]) -> dict[str, float]:
     }
 
 
-def placed_nodes(model: Path | Any, plan: Sequence[Any]) -> list[dict[str, Any]]:
-    """`plan_entry` of every node, with "feeds": indices of the earlier nodes whose outputs it takes.
-
-    model: what the session of `plan` was made from.
-    """
-    graph = load(model, strict=False).graph
-    nodes = list(graph)
+def placed_nodes(session: Session) -> list[dict[str, Any]]:
+    """`plan_entry` of every node, with "feeds": indices of the earlier nodes whose outputs it takes."""
+    plan = session.plan
+    nodes = list(session.steps[0].nodes[0].graph or ()) if plan else []
     index = {node: i for i, node in enumerate(nodes)}
     entries = []
     for node, placed in zip(nodes, plan, strict=True):
