@@ -44,9 +44,9 @@ class ModelResult:
 
     @property
     def proto(self) -> onnx.ModelProto:
-        import onnx_ir as ir
+        from quantkit.load import to_proto
 
-        return ir.to_proto(self.model)
+        return to_proto(self.model)
 
     def save(self, path: str | Path, force: bool = False) -> None:
         """Writes the ONNX file whole or not at all.

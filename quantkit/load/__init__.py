@@ -28,6 +28,7 @@ __all__ = [
     "load",
     "load_decisions",
     "output_specs",
+    "to_proto",
 ]
 
 FILE_KEY = "quantkit.fp32.file"
@@ -91,6 +92,7 @@ def _load(source: str | Path | onnx.ModelProto | ir.Model, strict: bool) -> ir.M
     if artifact_kind(model) == "fp32":
         _remember_source(model, read)
     model.meta[_DECISIONS_KEY] = decisions
+    model.meta[reader.MAP_TYPES_KEY] = read.model.meta.get(reader.MAP_TYPES_KEY, {})
     return model
 
 
@@ -108,6 +110,13 @@ def _remember_source(model: ir.Model, read: Source) -> None:
         model.metadata_props[FILE_KEY] = read.file
     if read.file or SHA256_KEY not in model.metadata_props:
         model.metadata_props[SHA256_KEY] = read.digest()
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as protobuf; unlike onnx_ir's own, it keeps the types of outputs that are maps."""
+    from quantkit.load import reader
+
+    return reader.to_proto(model)
 
 
 def load_decisions(model: ir.Model) -> list[Decision]:

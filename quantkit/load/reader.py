@@ -15,9 +15,11 @@ from quantkit.errors import ModelError
 from quantkit.load.shapes import light_proto
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 CHUNK_BYTES = 1 << 20
+MAP_TYPES_KEY = "quantkit.load.map_types"
+"""model.meta key: value name -> TypeProto that onnx_ir has no class for."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,41 @@ def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
         raise ModelError(f"{label}: holds no ONNX graph (an empty file or another kind of protobuf); export it again")
     for tensor in _tensors(proto.graph):
         _check_size(tensor, label)
+    maps = _take_map_types(proto.graph)
     try:
-        return ir.from_proto(proto)
+        model = ir.from_proto(proto)
+        _put_types(proto.graph, maps)
+        model.meta[MAP_TYPES_KEY] = maps
+        return model
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{label}: is not a valid ONNX model ({reason}); export it again") from error
+
+
+def _take_map_types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
+    """Types that onnx_ir cannot hold (maps, of scikit-learn's classifiers), by value; taken out of the graph."""
+    found = {}
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        inner = info.type
+        while inner.WhichOneof("value") in ("sequence_type", "optional_type"):
+            inner = getattr(inner, inner.WhichOneof("value")).elem_type
+        if inner.HasField("map_type"):
+            found[info.name] = onnx.TypeProto.FromString(info.type.SerializeToString())
+            info.ClearField("type")
+    return found
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as protobuf, with the types that `read` took out put back in."""
+    proto = ir.to_proto(model)
+    _put_types(proto.graph, model.meta.get(MAP_TYPES_KEY, {}))
+    return proto
+
+
+def _put_types(graph: onnx.GraphProto, types: Mapping[str, onnx.TypeProto]) -> None:
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        if info.name in types:
+            info.type.CopyFrom(types[info.name])
 
 
 def _check_size(tensor: onnx.TensorProto, label: str) -> None:

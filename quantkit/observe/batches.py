@@ -175,7 +175,7 @@ def _as_array(value: Any, name: str) -> np.ndarray:
         array = np.asarray(value)
     except ValueError as error:
         raise DataError(f"{name}: not an array ({error})") from error
-    if array.dtype == object:
+    if array.dtype == object and not all(isinstance(entry, str) for entry in array.flat):
         raise DataError(f"{name}: not an array of numbers but {type(value).__name__}")
     return array
 
@@ -183,7 +183,9 @@ def _as_array(value: Any, name: str) -> np.ndarray:
 def _fit(array: np.ndarray, spec: TensorSpec, name: str) -> np.ndarray:
     """The array in the dtype and rank of the input. The batch axis is left free: rebatch sees to it."""
     where = f"{name}: input {spec.name!r}"
-    if array.dtype != spec.dtype:
+    if array.dtype.kind in "OUS" and spec.dtype.kind in "OUS":
+        array = array.astype(object)
+    elif array.dtype != spec.dtype:
         if not np.can_cast(array.dtype, spec.dtype, casting="same_kind"):
             raise DataError(f"{where} needs {spec.dtype}, got {array.dtype}; convert the data")
         array = array.astype(spec.dtype)

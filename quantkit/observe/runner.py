@@ -69,7 +69,7 @@ def _spec(value: Any) -> TensorSpec:
     names = {"float": "float32", "double": "float64", "bool": "bool"}
     try:
         dtype = np.dtype(names.get(element, element))
-    except TypeError:
+    except (TypeError, ValueError):  # sequences, maps
         dtype = np.dtype(object)
     return TensorSpec(value.name, tuple(value.shape), dtype)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import ModelError
-from quantkit.load import artifact_kind, load
+from quantkit.load import artifact_kind, load, to_proto
 from quantkit.load.kind import DOMAIN
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ def export_qdq(model: Path | Any) -> onnx.ModelProto:
 
     Graph inputs, outputs and metadata stay. Raises ModelError if the model holds no quantkit op.
     """
-    import onnx_ir
     from onnx import inliner
 
     loaded = load(model)
     kind = artifact_kind(loaded)
     if kind not in ("converted", "calibrated"):
-        raise ModelError(f"{model} is {kind}, not a model of quantkit; run `quantkit quantize` on it first")
-    proto = onnx_ir.to_proto(loaded)
+        label = model if isinstance(model, (str, Path)) else "the model"
+        raise ModelError(f"{label} is {kind}, not a model of quantkit; run `quantkit quantize` on it first")
+    proto = to_proto(loaded)
     inlined = inliner.inline_local_functions(proto)
     kept = [opset for opset in inlined.opset_import if opset.domain != DOMAIN]
     del inlined.opset_import[:]
