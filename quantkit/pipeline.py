@@ -211,6 +211,7 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
     problem = ""
     for effort in efforts:
         made = fused.clone()
+        made.meta.update(fused.meta)
         again = select(made, lambda name: name not in chosen)
         done = calibrate_fused(made, again, data, replace(config, effort=effort), **runners, **options)
         problem = wreck(made, trial, options.get("threads"))

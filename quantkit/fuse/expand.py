@@ -20,6 +20,7 @@ def expand(model: ir.Model) -> ir.Model:
     The input of each fused activation is named by `pre_activation_name`. Initializers are shared with `model`.
     """
     copy = model.clone()
+    copy.meta.update(model.meta)
     expand_in_place(copy)
     copy.opset_imports.pop(DOMAIN, None)
     return copy

@@ -42,7 +42,9 @@ def read(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
     """
     source = getattr(source, "model", source)  # what a stage of quantkit returned
     if isinstance(source, ir.Model):
-        return Source(source.clone(), "", source.graph.name or "the model", lambda: _model_digest(source))
+        copy = source.clone()
+        copy.meta.update(source.meta)
+        return Source(copy, "", source.graph.name or "the model", lambda: _model_digest(source))
     if isinstance(source, onnx.ModelProto):
         label = source.graph.name or "the model"
         content = source.SerializeToString
