@@ -18,10 +18,10 @@ static const kernel_row rows[] = {
 
 enum { ROW_COUNT = (int)(sizeof rows / sizeof rows[0]) };
 
-/* First bytes of packed weights: which row packed them. */
+/* First bytes of packed weights: which row packed them, for a run at which ISA. */
 typedef struct {
     uint32_t magic;
-    int32_t row;
+    int32_t row, isa;
     float max_multiplier;
 } packed_header;
 
@@ -35,9 +35,25 @@ static const uint32_t usable[QK_ISA_COUNT] = {
     [QK_AVX512VNNI] = 1u << QK_AVX512VNNI | 1u << QK_AVX2 | 1u << QK_SCALAR,
 };
 
+static const packed_header *header_of(const qk_op *op) {
+    return op->kind == QK_CONV ? ((const qk_conv_params *)op->params)->packed : NULL;
+}
+
+/* The kernel that packed the weights runs them, whatever the size of the images. */
+static const qk_kernel *kernel_of_packed(const packed_header *header, qk_isa isa, int32_t *row) {
+    if ((uintptr_t)header % 64 || header->magic != PACKED_MAGIC || header->isa != (int32_t)isa || header->row < 0 ||
+        header->row >= ROW_COUNT)
+        return NULL;
+    if (row)
+        *row = header->row;
+    return rows[header->row].kernel;
+}
+
 const qk_kernel *qk_find_kernel(qk_isa isa, const qk_op *op, int32_t *row) {
     if ((uint32_t)isa >= QK_ISA_COUNT)
         return NULL;
+    if (header_of(op))
+        return kernel_of_packed(header_of(op), isa, row);
     for (int32_t i = 0; i < ROW_COUNT; i++) {
         const kernel_row *r = &rows[i];
         if (r->op != op->kind || !(usable[isa] >> r->isa & 1) || (r->kernel->accepts && !r->kernel->accepts(op)))
@@ -88,15 +104,23 @@ static int geometry_is_valid(const qk_conv_params *c) {
     return (int64_t)(c->in_c / c->groups) * c->kernel_h * c->kernel_w * (255 * 127) < INT32_MAX;
 }
 
+static qk_conv_params without_weights(const qk_conv_params *conv) {
+    qk_conv_params copy = *conv;
+    copy.packed = NULL;
+    return copy;
+}
+
 int64_t qk_conv_packed_bytes(qk_isa isa, const qk_conv_params *conv) {
-    const qk_op op = {.kind = QK_CONV, .params = conv};
+    const qk_conv_params unpacked = without_weights(conv);
+    const qk_op op = {.kind = QK_CONV, .params = &unpacked};
     const qk_kernel *kernel = geometry_is_valid(conv) ? qk_find_kernel(isa, &op, NULL) : NULL;
     return kernel ? QK_PACKED_HEADER + qk_round_up(kernel->packed_bytes(conv), 64) : 0;
 }
 
 qk_status qk_conv_pack(qk_isa isa, const qk_conv_params *conv, const int8_t *weights, const int32_t *bias,
                        const float *multiplier, void *packed) {
-    const qk_op op = {.kind = QK_CONV, .params = conv};
+    const qk_conv_params unpacked = without_weights(conv);
+    const qk_op op = {.kind = QK_CONV, .params = &unpacked};
     if (!geometry_is_valid(conv) || !weights || !bias || !multiplier || !packed || (uintptr_t)packed % 64)
         return QK_BAD_ARGUMENT;
     if (!qk_isa_available(isa))
@@ -115,6 +139,7 @@ qk_status qk_conv_pack(qk_isa isa, const qk_conv_params *conv, const int8_t *wei
     header->max_multiplier = max_multiplier;
     header->magic = PACKED_MAGIC;
     header->row = row;
+    header->isa = (int32_t)isa;
     kernel->pack(conv, weights, bias, multiplier, (char *)packed + QK_PACKED_HEADER);
     return QK_OK;
 }
@@ -122,9 +147,4 @@ qk_status qk_conv_pack(qk_isa isa, const qk_conv_params *conv, const int8_t *wei
 float qk_packed_max_multiplier(const qk_conv_params *conv) {
     const packed_header *header = conv->packed;
     return header->max_multiplier;
-}
-
-int32_t qk_conv_is_packed_for(const qk_conv_params *conv, int32_t row) {
-    const packed_header *header = conv->packed;
-    return header && (uintptr_t)header % 64 == 0 && header->magic == PACKED_MAGIC && header->row == row;
 }

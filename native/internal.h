@@ -38,7 +38,7 @@ typedef struct {
 } qk_task;
 
 typedef struct {
-    int32_t (*accepts)(const qk_op *op); /* may it run this op? NULL: every op of its kind */
+    int32_t (*accepts)(const qk_op *op); /* should it run this op? NULL: every op of its kind */
     int32_t (*valid)(const qk_op *op);   /* are sizes, pitches and pointers sane? NULL: not checked */
     qk_work (*work)(const qk_op *op);
     int64_t (*scratch_bytes)(const qk_op *op); /* per thread. NULL: none */
@@ -54,10 +54,9 @@ typedef struct {
 #include "kernels.inc"
 #undef X
 
-/* dispatch.c: the kernel that runs the op, its row in kernels.inc in *row (NULL allowed); NULL: none accepts it. */
+/* dispatch.c: the kernel that runs the op, its row in kernels.inc in *row (NULL allowed); NULL: none accepts it, or the
+ * weights of a conv were packed for another ISA. Packed weights name their kernel. */
 const qk_kernel *qk_find_kernel(qk_isa isa, const qk_op *op, int32_t *row);
-/* dispatch.c: was this op's conv packed for this row of kernels.inc? */
-int32_t qk_conv_is_packed_for(const qk_conv_params *conv, int32_t row);
 /* The largest multiplier given to qk_conv_pack. */
 float qk_packed_max_multiplier(const qk_conv_params *conv);
 /* What qk_conv_pack's kernel wrote: a packed pointer without the header. */

@@ -30,11 +30,10 @@ static int64_t now_ns(void) {
 }
 
 static qk_status run_op(qk_isa isa, qk_pool *pool, int32_t threads, op_run *run) {
-    int32_t row = -1;
-    run->kernel = qk_find_kernel(isa, run->op, &row);
+    run->kernel = qk_find_kernel(isa, run->op, NULL);
     if (!run->kernel || (run->kernel->valid && !run->kernel->valid(run->op)))
         return QK_BAD_ARGUMENT;
-    if (run->op->kind == QK_CONV && !qk_conv_is_packed_for(run->op->params, row))
+    if (run->op->kind == QK_CONV && !((const qk_conv_params *)run->op->params)->packed)
         return QK_BAD_ARGUMENT;
     if (run->kernel->scratch_bytes && (!run->scratch || run->kernel->scratch_bytes(run->op) > run->scratch_per_thread))
         return QK_BAD_ARGUMENT;

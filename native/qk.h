@@ -164,7 +164,8 @@ qk_isa qk_kernel_isa(int32_t i);
 const char *qk_op_kernel_name(qk_isa isa, const qk_op *op); /* the kernel that would run it, e.g. "conv_igemm_avx2" */
 
 /* ---- Weights. weights: s8 [out_c][kernel_h][kernel_w][in_c / groups]; bias: int32 [out_c]; multiplier: f32 [out_c].
- * The packed form depends on the geometry of the weights, groups and in_zero_point, not on image sizes or pitches.
+ * Packing chooses the kernel; image sizes, where they are known, help (0: unknown). The packed form serves all image
+ * sizes and pitches, with the same geometry of weights, groups and in_zero_point.
  * It holds bias - in_zero_point * sum(w) and the multipliers beside the panels. 64-byte aligned memory.
  * QK_BAD_ARGUMENT also where a multiplier is negative or not finite, or the sum of products could leave int32. ---- */
 int64_t qk_conv_packed_bytes(qk_isa isa, const qk_conv_params *conv);

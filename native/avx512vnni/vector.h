@@ -55,6 +55,28 @@ V_INLINE __mmask16 v_mask(int32_t left) {
     return left >= LANES ? 0xffff : (__mmask16)((1u << left) - 1);
 }
 
+V_INLINE vi v_mul_i32(vi a, vi b) {
+    return _mm512_mullo_epi32(a, b);
+}
+V_INLINE vi v_shift_left_i32(vi a, int32_t count) {
+    return _mm512_slli_epi32(a, (unsigned)count);
+}
+V_INLINE vi v_shift_right_i32(vi a, int32_t count) {
+    return _mm512_srai_epi32(a, (unsigned)count);
+}
+V_INLINE vi v_add_i16(vi a, vi b) {
+    return _mm512_add_epi16(a, b);
+}
+V_INLINE vi v_sub_i16(vi a, vi b) {
+    return _mm512_sub_epi16(a, b);
+}
+V_INLINE vi v_shift_left_i16(vi a, int32_t count) {
+    return _mm512_slli_epi16(a, (unsigned)count);
+}
+
+V_INLINE vi v_load_u8_to_s16(const uint8_t *p) {
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p));
+}
 V_INLINE vi v_load_u8(const uint8_t *p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
 }

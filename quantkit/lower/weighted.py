@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,8 +116,7 @@ def _conv_sizes(node: ir.Node, name: OpName, x: View, geometry: dict[str, int]) 
 
 def lower_weighted(context: Lowering, node: ir.Node, name: OpName) -> None:
     """One QK_CONV op; Gemm and MatMul are 1x1 convolutions over rows."""
-    spec = context.weights.setdefault(node.name or "", None) or pack_spec(node, name, context)  # type: ignore[arg-type]
-    context.weights[node.name or ""] = spec
+    spec = context.weights.get(node.name or "") or pack_spec(node, name, context)
     out_c = spec.params["out_c"]
     source = context.view(node.inputs[0])
     if name.base == "Conv":
@@ -129,6 +129,8 @@ def lower_weighted(context: Lowering, node: ir.Node, name: OpName) -> None:
         in_w = out_w = batch = 1
         dims = (*x.dims[:-1], out_c)
     sizes = {"batch": batch, "in_h": in_h, "in_w": in_w, "in_pitch": pitch, "out_h": out_h, "out_w": out_w}
+    spec = replace(spec, params={**sizes, **spec.params})  # the first sizes help to choose the kernel
+    context.weights[node.name or ""] = spec
     _emit(context, node, name, spec, Ref(x.buffer, x.offset), sizes, dims)
 
 

@@ -299,7 +299,8 @@ def test_a_wide_layer_with_few_rows_is_split_over_threads(isa: int) -> None:
 def test_every_conv_kernel_of_the_build_is_chosen_by_some_case() -> None:
     chosen = set()
     for isa in ISAS:
-        for geometry in (*KINDS.values(), *SHAPES.values(), replace(DENSE, in_c=3), WIDE_DEPTHWISE):
+        large = replace(DENSE, size=(20, 20), in_c=40, out_c=40)
+        for geometry in (*KINDS.values(), *SHAPES.values(), replace(DENSE, in_c=3), WIDE_DEPTHWISE, large):
             chosen.add(op_kernel_name(isa, lib.QK_CONV, Layer(geometry).params(None)))
     assert chosen == {name for isa, name in kernels(lib.QK_CONV) if isa in ISAS}
 
