@@ -143,7 +143,7 @@ typedef struct {
 
 /* Products of batch[0] x batch[1] pairs of u8 matrices a [rows][depth] and b [depth][columns]. Strides in bytes:
  * b_stride of the depth and of the columns; depth is contiguous in a, columns in the output.
- * acc = sum (a - a_zero_point) * (b - b_zero_point), exact: depth <= 33,025;
+ * acc = sum (a - a_zero_point) * (b - b_zero_point), exact;
  * y = clamp(rne(f32(acc) * multiplier) + zero_point, 0, 255). */
 typedef struct {
     int64_t batch[2], rows, columns, depth;
