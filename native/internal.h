@@ -87,9 +87,13 @@ static inline int64_t qk_round_up(int64_t a, int64_t b) {
  * A run of a plan enters the pool once, uses it for every op, and leaves it. Entering a busy pool, or NULL, grants one
  * thread: the caller. */
 typedef void qk_range_fn(void *context, int32_t thread, int64_t begin, int64_t end);
-int32_t qk_pool_enter(qk_pool *pool); /* threads granted, the caller included */
-void qk_pool_leave(qk_pool *pool, int32_t threads);
-/* fn over 0..units-1, in ranges of at most `grain` units. thread is 0..threads-1. */
+typedef struct {
+    int32_t threads; /* granted, the caller included */
+    int32_t holds;   /* the pool is this caller's until it leaves */
+} qk_team;
+qk_team qk_pool_enter(qk_pool *pool);
+void qk_pool_leave(qk_pool *pool, qk_team team);
+/* fn over 0..units-1, in ranges that shrink towards the end, of at least `grain` units. thread is 0..threads-1. */
 void qk_pool_for(qk_pool *pool, int32_t threads, int64_t units, int64_t grain, qk_range_fn *fn, void *context);
 
 #endif

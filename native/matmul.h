@@ -4,7 +4,7 @@
 
 #include "internal.h"
 
-/* Above this depth sums need int64, which only the scalar kernel has: depth * 255 * 255 < 2^31. */
+/* depth * 255 * 255 < 2^31 */
 enum { QK_MATMUL_MAX_DEPTH = 33025 };
 
 int32_t qk_matmul_valid(const qk_op *op);

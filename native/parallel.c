@@ -6,6 +6,7 @@
  * `state` holds the generation of the job, whether it is open, and how many workers are in it. A worker joins an open
  * job it has not seen; the caller closes the job when no range is left and waits only for the workers that joined, so
  * one that sleeps through a short job costs nothing. */
+#define _GNU_SOURCE /* CPU_SET, pthread_setaffinity_np */
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -16,8 +17,15 @@
 enum { JOB_OPEN = 1 << 15, JOB_WORKERS = JOB_OPEN - 1, MAX_THREADS = 1024 };
 #define JOB_GENERATION ((uint64_t)1 << 16)
 
-/* About 50 microseconds: longer than the gap between two ops of a plan, shorter than anyone notices. */
-enum { SPINS_BEFORE_SLEEP = 2000 };
+/* 100 microseconds (Zen 5) to 300 (Skylake): longer than the gap between two ops or two requests that follow each
+ * other, shorter than anyone notices. */
+enum { SPINS_BEFORE_SLEEP = 6000 };
+
+/* The units that a thread takes first; what is left of them when others are done, the others take. */
+typedef struct {
+    _Alignas(64) _Atomic int64_t next;
+    int64_t end;
+} pool_share;
 
 typedef struct {
     qk_pool *pool;
@@ -27,15 +35,20 @@ typedef struct {
 
 struct qk_pool {
     _Atomic uint64_t state;
-    _Atomic int64_t next_unit;
     _Atomic int32_t sleepers, busy, stop;
-    int64_t units, grain;
+    int64_t grain;
+    int32_t sharers;
     qk_range_fn *fn;
     void *context;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     int32_t threads, started; /* started: running workers */
+    int32_t *cpus;            /* one a thread to keep to, or NULL */
+#ifdef __linux__
+    cpu_set_t caller_cpus; /* what a pinned caller may use when it has left */
+#endif
     qk_pool *previous, *next; /* all pools of the process, for fork */
+    pool_share *shares;       /* one a thread */
     pool_worker workers[];
 };
 
@@ -78,13 +91,54 @@ static inline void pause_briefly(void) {
 #endif
 }
 
-static void take_ranges(qk_pool *pool, int32_t thread) {
-    for (;;) {
-        const int64_t begin = atomic_fetch_add_explicit(&pool->next_unit, pool->grain, memory_order_relaxed);
-        if (begin >= pool->units)
-            return;
-        pool->fn(pool->context, thread, begin, qk_min64(begin + pool->grain, pool->units));
+#ifdef __linux__
+static void pin_thread(int32_t cpu) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET(cpu, &cpus);
+    pthread_setaffinity_np(pthread_self(), sizeof cpus, &cpus);
+}
+
+static void pin_caller(qk_pool *pool) {
+    pthread_getaffinity_np(pthread_self(), sizeof pool->caller_cpus, &pool->caller_cpus);
+    pin_thread(pool->cpus[0]);
+}
+
+static void unpin_caller(const qk_pool *pool) {
+    pthread_setaffinity_np(pthread_self(), sizeof pool->caller_cpus, &pool->caller_cpus);
+}
+#else
+static void pin_thread(int32_t cpu) {
+    (void)cpu;
+}
+
+static void pin_caller(qk_pool *pool) {
+    (void)pool;
+}
+
+static void unpin_caller(const qk_pool *pool) {
+    (void)pool;
+}
+#endif
+
+/* Half of what is left of a share at a time: few steps, and not much to wait for at the end. */
+static void take_share(qk_pool *pool, pool_share *share, int32_t thread) {
+    int64_t begin = atomic_load_explicit(&share->next, memory_order_relaxed);
+    while (begin < share->end) {
+        const int64_t end = qk_min64(begin + qk_max64(pool->grain, (share->end - begin) / 2), share->end);
+        if (atomic_compare_exchange_weak_explicit(&share->next, &begin, end, memory_order_relaxed,
+                                                  memory_order_relaxed)) {
+            pool->fn(pool->context, thread, begin, end);
+            begin = atomic_load_explicit(&share->next, memory_order_relaxed);
+        }
     }
+}
+
+/* A thread's own share comes first: it is the same part of the image in every op, so what it reads is mostly what it
+ * wrote. */
+static void take_ranges(qk_pool *pool, int32_t thread) {
+    for (int32_t i = 0; i < pool->sharers; i++)
+        take_share(pool, &pool->shares[(thread + i) % pool->sharers], thread);
 }
 
 static int has_news(const qk_pool *pool, uint64_t seen) {
@@ -110,6 +164,8 @@ static void *work(void *argument) {
     pool_worker *worker = argument;
     qk_pool *pool = worker->pool;
     uint64_t seen = 0;
+    if (pool->cpus)
+        pin_thread(pool->cpus[worker->thread]);
     for (;;) {
         wait_for_news(pool, seen);
         if (atomic_load(&pool->stop))
@@ -149,8 +205,12 @@ qk_pool *qk_pool_create(int32_t threads) {
     if (threads < 1 || threads > MAX_THREADS)
         return NULL;
     qk_pool *pool = calloc(1, sizeof *pool + (size_t)(threads - 1) * sizeof(pool_worker));
-    if (!pool)
+    if (pool)
+        pool->shares = aligned_alloc(64, (size_t)threads * sizeof(pool_share));
+    if (!pool || !pool->shares) {
+        free(pool);
         return NULL;
+    }
     pthread_once(&once, watch_forks);
     reset(pool);
     pool->threads = threads;
@@ -161,6 +221,12 @@ qk_pool *qk_pool_create(int32_t threads) {
     pools = pool;
     pthread_mutex_unlock(&pools_mutex);
     return pool;
+}
+
+void qk_pool_pin(qk_pool *pool, const int32_t *cpus) {
+    pool->cpus = malloc((size_t)pool->threads * sizeof *cpus);
+    for (int32_t i = 0; pool->cpus && i < pool->threads; i++)
+        pool->cpus[i] = cpus[i];
 }
 
 void qk_pool_destroy(qk_pool *pool) {
@@ -180,23 +246,28 @@ void qk_pool_destroy(qk_pool *pool) {
         pthread_join(pool->workers[i].handle, NULL);
     pthread_mutex_destroy(&pool->mutex);
     pthread_cond_destroy(&pool->wake);
+    free(pool->cpus);
+    free(pool->shares);
     free(pool);
 }
 
-int32_t qk_pool_enter(qk_pool *pool) {
-    if (!pool || pool->threads == 1 || atomic_exchange(&pool->busy, 1))
-        return 1;
+qk_team qk_pool_enter(qk_pool *pool) {
+    const qk_team alone = {.threads = 1};
+    if (!pool || (pool->threads == 1 && !pool->cpus) || atomic_exchange(&pool->busy, 1))
+        return alone;
+    if (pool->cpus)
+        pin_caller(pool);
     if (pool->started < pool->threads - 1)
         start_workers(pool);
-    if (pool->started)
-        return pool->started + 1;
-    atomic_store(&pool->busy, 0);
-    return 1;
+    return (qk_team){.threads = pool->started + 1, .holds = 1};
 }
 
-void qk_pool_leave(qk_pool *pool, int32_t threads) {
-    if (threads > 1)
-        atomic_store(&pool->busy, 0);
+void qk_pool_leave(qk_pool *pool, qk_team team) {
+    if (!team.holds)
+        return;
+    if (pool->cpus)
+        unpin_caller(pool);
+    atomic_store(&pool->busy, 0);
 }
 
 void qk_pool_for(qk_pool *pool, int32_t threads, int64_t units, int64_t grain, qk_range_fn *fn, void *context) {
@@ -205,11 +276,14 @@ void qk_pool_for(qk_pool *pool, int32_t threads, int64_t units, int64_t grain, q
             fn(context, 0, 0, units);
         return;
     }
-    pool->units = units;
     pool->grain = grain;
+    pool->sharers = threads;
+    for (int32_t i = 0; i < threads; i++) {
+        atomic_store_explicit(&pool->shares[i].next, units * i / threads, memory_order_relaxed);
+        pool->shares[i].end = units * (i + 1) / threads;
+    }
     pool->fn = fn;
     pool->context = context;
-    atomic_store(&pool->next_unit, 0);
     const uint64_t generation = atomic_load(&pool->state) / JOB_GENERATION + 1;
     atomic_store(&pool->state, generation * JOB_GENERATION | JOB_OPEN);
     wake_sleepers(pool);

@@ -4,7 +4,7 @@
 #include "internal.h"
 
 /* An op shorter than this is not worth waking threads for; a range shorter than MIN_RANGE_NS not worth handing out. */
-enum { MIN_PARALLEL_NS = 6000, MIN_RANGE_NS = 2000, RANGES_PER_THREAD = 4 };
+enum { MIN_PARALLEL_NS = 6000, MIN_RANGE_NS = 2000 };
 
 typedef struct {
     const qk_kernel *kernel;
@@ -43,8 +43,8 @@ static qk_status run_op(qk_isa isa, qk_pool *pool, int32_t threads, op_run *run)
             run_range(run, 0, 0, work.units);
         return QK_OK;
     }
-    const int64_t ranges = qk_max64(1, qk_min64(work.nanoseconds / MIN_RANGE_NS, (int64_t)threads * RANGES_PER_THREAD));
-    qk_pool_for(pool, threads, work.units, qk_divide_up(work.units, ranges), run_range, run);
+    const int64_t grain = qk_max64(1, work.units * MIN_RANGE_NS / work.nanoseconds);
+    qk_pool_for(pool, threads, work.units, grain, run_range, run);
     return QK_OK;
 }
 
@@ -55,12 +55,12 @@ qk_status qk_run(qk_isa isa, qk_pool *pool, const qk_op *ops, int32_t op_count, 
         return status;
     if ((uintptr_t)scratch % 64 || scratch_per_thread % 64)
         return QK_BAD_ARGUMENT;
-    const int32_t threads = qk_pool_enter(pool);
+    const qk_team team = qk_pool_enter(pool);
     op_run run = {.buffers = buffers, .scratch = scratch, .scratch_per_thread = scratch_per_thread};
     int64_t start = nanoseconds ? now_ns() : 0;
     for (int32_t i = 0; i < op_count && status == QK_OK; i++) {
         run.op = &ops[i];
-        status = run_op(isa, pool, threads, &run);
+        status = run_op(isa, pool, team.threads, &run);
         if (status != QK_OK && failed_op)
             *failed_op = i;
         if (nanoseconds) {
@@ -69,6 +69,6 @@ qk_status qk_run(qk_isa isa, qk_pool *pool, const qk_op *ops, int32_t op_count, 
             start = end;
         }
     }
-    qk_pool_leave(pool, threads);
+    qk_pool_leave(pool, team);
     return status;
 }

@@ -143,7 +143,7 @@ typedef struct {
 
 /* Products of batch[0] x batch[1] pairs of u8 matrices a [rows][depth] and b [depth][columns]. Strides in bytes:
  * b_stride of the depth and of the columns; depth is contiguous in a, columns in the output.
- * acc = sum (a - a_zero_point) * (b - b_zero_point), exact;
+ * acc = sum (a - a_zero_point) * (b - b_zero_point), exact: depth <= 33,025;
  * y = clamp(rne(f32(acc) * multiplier) + zero_point, 0, 255). */
 typedef struct {
     int64_t batch[2], rows, columns, depth;
@@ -176,6 +176,9 @@ qk_status qk_conv_pack(qk_isa isa, const qk_conv_params *conv, const int8_t *wei
  * ---- */
 typedef struct qk_pool qk_pool;
 qk_pool *qk_pool_create(int32_t threads); /* threads >= 1, the caller included; NULL: no memory */
+/* Before the first run: each thread keeps to one CPU, cpus[threads], the caller to cpus[0] while it runs a plan. Where
+ * the system cannot do that, nothing happens. */
+void qk_pool_pin(qk_pool *pool, const int32_t *cpus);
 void qk_pool_destroy(qk_pool *pool);
 
 /* ---- Plans ----

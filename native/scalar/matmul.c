@@ -13,7 +13,7 @@ static void matmul(const qk_op *op, const qk_task *task) {
         uint8_t *y =
             (uint8_t *)qk_at(task, op->out) + qk_matmul_offset(p, p->out_batch_stride, matrix) + row * p->out_pitch;
         for (int64_t column = 0; column < p->columns; column++) {
-            int64_t acc = 0;
+            int32_t acc = 0;
             for (int64_t k = 0; k < p->depth; k++)
                 acc += (a[k] - p->a_zero_point) * (b[k * p->b_stride[0] + column * p->b_stride[1]] - p->b_zero_point);
             y[column] = qk_requantize((float)acc * p->multiplier, p->zero_point, 0, 255);
