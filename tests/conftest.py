@@ -10,6 +10,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+os.environ["QUANTKIT_CACHE"] = "off"
+"""Tests neither read nor fill the user's cache; those of the cache name a folder of their own."""
+
 
 @pytest.fixture(scope="session")
 def shared_root() -> Callable[[str], Path]:

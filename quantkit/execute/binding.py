@@ -87,13 +87,16 @@ def _set_fields(struct: Any, fields: Mapping[str, Any], keep: list[Any]) -> None
 
 
 class Pool:
-    """The threads of a session. threads: at least 1, the caller included."""
+    """Threads that run plans. threads: at least 1, the caller included. cpus: one CPU number a thread to keep to, for
+    a pool that serves one caller at a time."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, cpus: Sequence[int] | None = None) -> None:
         self.threads = threads
         self.handle = lib.qk_pool_create(threads)
         if self.handle == ffi.NULL:
             raise EngineError(f"could not start {threads} threads")
+        if cpus is not None:
+            lib.qk_pool_pin(self.handle, ffi.new("int32_t[]", list(cpus)))
         weakref.finalize(self, lib.qk_pool_destroy, self.handle)
 
 

@@ -86,8 +86,8 @@ class FloatStep:
         self._inputs = [i.name for i in self._session.get_inputs()]
         self._outputs = [o.name for o in self._session.get_outputs()]
 
-    def run(self, values: dict[str, np.ndarray], nanoseconds: dict[str, int] | None = None) -> None:
-        """Reads the step's inputs from `values` and adds its outputs."""
+    def run(self, values: dict[str, np.ndarray], pool: object, nanoseconds: dict[str, int] | None = None) -> None:
+        """Reads the step's inputs from `values` and adds its outputs. pool: not used, onnxruntime has its own."""
         start = time.perf_counter_ns()
         feeds = {name: values[name] for name in self._inputs}
         try:

@@ -211,7 +211,7 @@ def _activation_matmul(attributes: Attributes, inputs: Inputs) -> list[np.ndarra
     a, b, (a_params, b_params, y) = inputs[0], inputs[3], pairs([*inputs[1:3], *inputs[4:6], *inputs[6:]])
     products = (a.astype(np.float64) - a_params.zero_point) @ (b.astype(np.float64) - b_params.zero_point)
     multiplier = np.float32(a_params.scale * b_params.scale / y.scale)
-    return [requantize(products.astype(np.float32) * multiplier, y)]
+    return [requantize(_exact_int32(products).astype(np.float32) * multiplier, y)]
 
 
 def _binary(base: str, activation: str, attributes: Attributes, inputs: Inputs) -> list[np.ndarray]:

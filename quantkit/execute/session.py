@@ -5,59 +5,32 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from math import prod
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 
-from quantkit.errors import DataError, EngineError, ModelError, UsageError
+from quantkit.errors import EngineError, UsageError
+from quantkit.execute.arguments import Argument, FeedCheck, ModelMeta, argument_of, parsed
 from quantkit.execute.binding import CompiledPlan, Pool, aligned_bytes, choose_isa, pack
-from quantkit.execute.float_steps import FloatStep
-from quantkit.execute.placement import NodePlan, node_plans
-from quantkit.lower.plan import PackedSpec
-from quantkit.lower.regions import Step, lower_region, partition
+from quantkit.execute.stored import Shapes, StoredModel
+from quantkit.execute.streams import Streams
+from quantkit.lower.plan import PackedSpec, Plan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from quantkit.execute.float_steps import FloatStep
+    from quantkit.execute.placement import NodePlan
+    from quantkit.lower.regions import Step
 
 PLANS_KEPT = 8
 """Plans of a region kept for different input shapes; the least recently used goes first."""
 MAX_THREADS = 1024
 CPU_PROVIDER = "CPUExecutionProvider"
-
-
-@dataclass(frozen=True)
-class Argument:
-    """An input or output of a session, as onnxruntime's NodeArg: shape has int, str (symbolic) or None."""
-
-    name: str
-    shape: list[int | str | None]
-    type: str
-
-
-@dataclass(frozen=True)
-class ModelMeta:
-    """What get_modelmeta gives, under onnxruntime's names."""
-
-    producer_name: str
-    graph_name: str
-    domain: str
-    description: str
-    version: int
-    custom_metadata_map: dict[str, str]
-
-
-def _parsed(data: bytes) -> Any:
-    import onnx
-
-    try:
-        return onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's DecodeError has no public base of its own
-        raise ModelError(
-            f"the {len(data)} bytes given are no ONNX model ({error}); give a whole file's bytes"
-        ) from error
 
 
 def default_threads() -> int:
@@ -70,14 +43,22 @@ def default_threads() -> int:
     return int(text)
 
 
-class NativeRegion:
-    """A native step of a session: packed weights, and a plan for each input shape seen lately."""
+Lower = Callable[[Shapes, dict[str, PackedSpec]], Plan]
+"""The plan of a region for input shapes; adds the weights it needs to the specs."""
 
-    def __init__(self, step: Step, isa: str, pool: Pool) -> None:
-        self.step, self.isa, self.pool = step, isa, pool
+
+class NativeRegion:
+    """A native step of a session: packed weights, and a plan for each input shape seen lately.
+
+    inputs: names of the values it reads. stored: the cache entry of the model, where the region is all of it.
+    """
+
+    def __init__(self, inputs: Sequence[str], lower: Lower, isa: str, stored: StoredModel | None = None) -> None:
+        self.inputs, self.isa = list(inputs), isa
+        self._lower, self._stored = lower, stored
         self._specs: dict[str, PackedSpec] = {}
-        self._packed: dict[str, np.ndarray] = {}
-        self._plans: OrderedDict[tuple[tuple[int, ...], ...], CompiledPlan] = OrderedDict()
+        self._packed: dict[str, np.ndarray] = dict(stored.packed) if stored is not None else {}
+        self._plans: OrderedDict[Shapes, CompiledPlan] = OrderedDict()
         self._memory: list[np.ndarray] = []
         self._planning = threading.Lock()
 
@@ -91,11 +72,15 @@ class NativeRegion:
             self._plans.move_to_end(shapes)
         return found
 
-    def _make_plan(self, shapes: tuple[tuple[int, ...], ...]) -> CompiledPlan:
-        plan = lower_region(self.step, dict(zip(self.step.inputs, shapes, strict=True)), self._specs)
-        for name, spec in self._specs.items():
-            if name not in self._packed:
-                self._packed[name] = pack(self.isa, spec)
+    def _make_plan(self, shapes: Shapes) -> CompiledPlan:
+        plan = self._stored.plan(shapes) if self._stored is not None else None
+        if plan is None:
+            plan = self._lower(shapes, self._specs)
+            for name, spec in self._specs.items():
+                if name not in self._packed:
+                    self._packed[name] = pack(self.isa, spec)
+            if self._stored is not None:
+                self._stored.save(shapes, plan, self._packed)
         found = self._plans[shapes] = CompiledPlan(plan, self.isa, self._packed)
         while len(self._plans) > PLANS_KEPT:
             self._plans.popitem(last=False)
@@ -108,14 +93,14 @@ class NativeRegion:
             return aligned_bytes(size)
         return memory if memory.size >= size else aligned_bytes(size)
 
-    def run(self, values: dict[str, np.ndarray], nanoseconds: dict[str, int] | None = None) -> None:
-        """Reads the region's inputs from `values` and adds its outputs."""
-        inputs = [np.ascontiguousarray(values[v.name or ""]) for v in self.step.inputs]
+    def run(self, values: dict[str, np.ndarray], pool: Pool, nanoseconds: dict[str, int] | None = None) -> None:
+        """Reads the region's inputs from `values` and adds its outputs; on the threads of `pool`."""
+        inputs = [np.ascontiguousarray(values[name]) for name in self.inputs]
         compiled = self.plan_for(tuple(a.shape for a in inputs))
         outputs = [np.empty(t.dims, t.dtype) for t in compiled.plan.outputs]
-        memory = self._borrow(compiled.memory_bytes(self.pool.threads))
+        memory = self._borrow(compiled.memory_bytes(pool.threads))
         times = np.zeros(len(compiled.plan.ops), np.int64) if nanoseconds is not None else None
-        compiled.run(self.pool, memory, [*inputs, *outputs, *compiled.plan.constants], times)
+        compiled.run(pool, memory, [*inputs, *outputs, *compiled.plan.constants], times)
         self._memory.append(memory)
         values.update(zip((t.name for t in compiled.plan.outputs), outputs, strict=True))
         if nanoseconds is not None and times is not None:
@@ -130,6 +115,9 @@ class Session:
     model: path, serialized bytes, onnx.ModelProto or onnx_ir.Model. threads: at least 1 (default: those of
     sess_options.intra_op_num_threads, else QUANTKIT_NUM_THREADS or all CPUs).
     isa: force "scalar" | "avx2" | "avxvnni" | "avx512vnni" (default: QUANTKIT_ISA or the best); EngineError if missing.
+    streams: requests served side by side, each on its own share of the threads (throughput); more callers wait. None:
+    every request may use all threads (latency), and one that finds them busy runs on its caller alone.
+    pin: every stream keeps to CPUs of its own (Linux); a caller is pinned while its request runs.
     sess_options, providers: as onnxruntime takes them, so that one class name is all that changes; the CPU must be
     among the providers (UsageError). A session may be used from many threads at once.
     """
@@ -140,42 +128,99 @@ class Session:
         threads: int | None = None,
         isa: str | None = None,
         *,
+        streams: int | None = None,
+        pin: bool = False,
         sess_options: Any = None,
         providers: Sequence[Any] | None = None,
     ) -> None:
-        from quantkit.foreign import to_static
-        from quantkit.load import artifact_kind, load
-
         if providers and CPU_PROVIDER not in providers:
             raise UsageError(f"providers {list(providers)} lack {CPU_PROVIDER}, which is what quantkit runs on")
         wanted = threads if threads is not None else getattr(sess_options, "intra_op_num_threads", 0) or None
         self.threads = wanted if wanted is not None else default_threads()
-        model = _parsed(model) if isinstance(model, bytes) else model
         if not 1 <= self.threads <= MAX_THREADS:
             raise UsageError(f"threads={wanted} is not in 1..{MAX_THREADS}")
         self.isa = choose_isa(isa)
-        self._source = Path(model) if isinstance(model, str | Path) else None
-        self._model: ir.Model = load(model, strict=False)
-        if artifact_kind(self._model) == "foreign-int8":
-            to_static(self._model)
-        self._pool = Pool(self.threads)
-        self._steps = partition(self._model.graph)
+        self._source = parsed(model) if isinstance(model, bytes) else model
+        self._streams = Streams(self.threads, streams, pin)
+        self._stored = StoredModel.open(Path(model), self.isa) if isinstance(model, str | Path) else None
+        self._constants: dict[str, np.ndarray] = {}
+        self._runners: list[NativeRegion | FloatStep]
+        if self._stored is not None and self._stored.known:
+            self._inputs, self._outputs = self._stored.inputs, self._stored.outputs
+            self._runners = [self._region(0, [a.name for a in self._inputs])]
+        else:
+            self._open_model()
+        self._output_names = [a.name for a in self._outputs]
+        self._checked = FeedCheck(self._inputs)
+
+    def _open_model(self) -> None:
+        graph = self._model.graph
+        self._inputs = [argument_of(v) for v in graph.inputs if not v.is_initializer()]
+        self._outputs = [argument_of(v) for v in graph.outputs]
+        self._constants = {v.name or "": v.const_value.numpy() for v in graph.outputs if v.const_value is not None}
+        if not self._is_one_region():
+            self._stored = None
+        elif self._stored is not None:
+            self._stored.describe(self._inputs, self._outputs, dict(self._model.metadata_props))
         self._runners = [
-            NativeRegion(s, self.isa, self._pool) if s.native else FloatStep(self._model, s, self.threads)
-            for s in self._steps
+            self._region(i, [v.name or "" for v in s.inputs]) if s.native else self._float_step(s)
+            for i, s in enumerate(self._steps)
         ]
-        self._constants = {
-            v.name or "": v.const_value.numpy() for v in self._model.graph.outputs if v.const_value is not None
-        }
+
+    def _is_one_region(self) -> bool:
+        """Is the model one native region, its inputs and outputs those of the model, its weights in the file?"""
+        if len(self._steps) != 1 or not self._steps[0].native or self._constants:
+            return False
+        same_inputs = [v.name for v in self._steps[0].inputs] == [a.name for a in self._inputs]
+        initializers = self._model.graph.initializers.values()
+        return same_inputs and not any(hasattr(v.const_value, "base_dir") for v in initializers)
+
+    def _region(self, index: int, inputs: list[str]) -> NativeRegion:
+        def lower(shapes: Shapes, specs: dict[str, PackedSpec]) -> Plan:
+            from quantkit.lower.regions import lower_region
+
+            step = self._steps[index]
+            return lower_region(step, dict(zip(step.inputs, shapes, strict=True)), specs)
+
+        return NativeRegion(inputs, lower, self.isa, self._stored)
+
+    def _float_step(self, step: Step) -> FloatStep:
+        from quantkit.execute.float_steps import FloatStep
+
+        return FloatStep(self._model, step, self._streams.threads_each)
+
+    @cached_property
+    def _model(self) -> ir.Model:
+        from quantkit.foreign import to_static
+        from quantkit.load import artifact_kind, load
+
+        model = load(self._source, strict=False)
+        if artifact_kind(model) == "foreign-int8":
+            to_static(model)
+        return model
+
+    @cached_property
+    def _steps(self) -> list[Step]:
+        from quantkit.lower.regions import partition
+
+        return partition(self._model.graph)
+
+    @property
+    def streams(self) -> int:
+        """Requests that run side by side on threads of their own."""
+        return self._streams.count
 
     @property
     def metadata(self) -> dict[str, str]:
         """The model's metadata: preprocessing, source file and hash..."""
-        return dict(self._model.metadata_props)
+        known = self._stored is not None and self._stored.known
+        return dict(self._stored.metadata if known else self._model.metadata_props)  # type: ignore[union-attr]
 
     @property
     def plan(self) -> list[NodePlan]:
         """For every node: where it runs, by which kernel, and why; batch 1 where the batch is dynamic."""
+        from quantkit.execute.placement import node_plans
+
         return node_plans(self._model.graph, self._steps, self._runners, self.isa)
 
     @property
@@ -196,14 +241,14 @@ class Session:
     def __repr__(self) -> str:
         native = sum(len(step.nodes) for step in self._steps if step.native)
         total = sum(len(step.nodes) for step in self._steps)
-        source = self._source.name if self._source else "model in memory"
+        source = Path(self._source).name if isinstance(self._source, str | Path) else "model in memory"
         return f"<quantkit.Session {source}: {native} of {total} nodes native, {self.isa}, {self.threads} threads>"
 
     def get_inputs(self) -> list[Argument]:
-        return [_argument(v) for v in self._model.graph.inputs if not v.is_initializer()]
+        return list(self._inputs)
 
     def get_outputs(self) -> list[Argument]:
-        return [_argument(v) for v in self._model.graph.outputs]
+        return list(self._outputs)
 
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
@@ -212,16 +257,27 @@ class Session:
 
         Raises DataError for a missing or unknown input, a wrong dtype, rank or fixed dimension.
         """
-        known = [v.name or "" for v in self._model.graph.outputs]
-        wanted = list(output_names) if output_names else known
+        wanted = list(output_names) if output_names else self._output_names
         for name in wanted:
-            if name not in known:
-                raise UsageError(f"the model has no output {name!r}; it has {', '.join(known)}")
+            if name not in self._output_names:
+                raise UsageError(f"the model has no output {name!r}; it has {', '.join(self._output_names)}")
         values = self._execute(input_feed)
         return [values[name] for name in wanted]
 
+    def run_many(self, output_names: Sequence[str] | None, input_feeds: Iterable[Mapping[str, Any]],
+                 ) -> list[list[np.ndarray]]:  # fmt: skip
+        """`run` for each of several feeds, on all streams at once; results in the order of the feeds.
+
+        Raises what `run` raises for the first feed that fails.
+        """
+        if self._streams.count == 1:
+            return [self.run(output_names, feed) for feed in input_feeds]
+        return list(self._streams.callers.map(lambda feed: self.run(output_names, feed), input_feeds))
+
     def profile(self, input_feed: Mapping[str, Any]) -> list[tuple[str, str, str, float, int]]:
         """(node, op, kernel, microseconds, MACs) of each node of one run; onnxruntime steps count as one row each."""
+        from quantkit.execute.float_steps import FloatStep
+
         times: dict[str, int] = {}
         self._execute(input_feed, times)
         rows = [(p.name, p.op, p.kernel, times[p.name] / 1000, p.macs) for p in self.plan if p.name in times]
@@ -241,46 +297,11 @@ class Session:
         return {name: found[name] for name in names if name in found}
 
     def _execute(self, feeds: Mapping[str, Any], nanoseconds: dict[str, int] | None = None) -> dict[str, np.ndarray]:
-        values = {**self._constants, **_checked(self._model, feeds)}
-        for runner in self._runners:
-            runner.run(values, nanoseconds)
+        values = {**self._constants, **self._checked(feeds)}
+        with self._streams.pool() as pool:
+            for runner in self._runners:
+                runner.run(values, pool, nanoseconds)
         return values
-
-
-def _argument(value: ir.Value) -> Argument:
-    names = {"FLOAT": "float", "STRING": "string"}
-    kind = value.dtype.name if value.dtype is not None else "UNDEFINED"
-    dims = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
-    return Argument(value.name or "", dims, f"tensor({names.get(kind, kind.lower())})")
-
-
-def _checked(model: ir.Model, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The feeds as arrays, checked against the model's inputs."""
-    inputs = {v.name or "": v for v in model.graph.inputs if not v.is_initializer()}
-    missing, unknown = [n for n in inputs if n not in feeds], [n for n in feeds if n not in inputs]
-    if missing or unknown:
-        listed = ", ".join(inputs)
-        wrong = f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is unknown"
-        raise DataError(f"input {wrong}; the model's inputs are: {listed}")
-    return {name: _checked_array(name, value, feeds[name]) for name, value in inputs.items()}
-
-
-def _checked_array(name: str, value: ir.Value, given: Any) -> np.ndarray:
-    array = np.asarray(given)
-    if value.dtype is not None and value.dtype != ir.DataType.STRING and array.dtype != value.dtype.numpy():
-        raise DataError(
-            f"input {name!r} is {array.dtype}, the model wants {value.dtype.numpy()}; convert it with .astype"
-        )
-    if value.shape is not None:
-        dims = [d if isinstance(d, int) else d.value for d in value.shape]
-        fits = len(dims) == array.ndim and all(
-            not isinstance(d, int) or d == have for d, have in zip(dims, array.shape, strict=True)
-        )
-        if not fits:
-            raise DataError(f"input {name!r} has shape {list(array.shape)}, the model wants {dims}")
-    if prod(array.shape) == 0:
-        raise DataError(f"input {name!r} is empty: shape {list(array.shape)}")
-    return array
 
 
 __all__ = ["Argument", "EngineError", "Session", "default_threads"]

@@ -17,6 +17,8 @@ from quantkit.fuse.graph import Reject, constant, quantkit_name, scalar
 from quantkit.fuse.opnames import MAX_VARIADIC, OpName
 from quantkit.fuse.patterns import activation_of
 
+MAX_DEPTH = ((1 << 31) - 1) // 255**2
+"""Products of two differences of bytes that surely fit an int32."""
 MAX_GATHERED = 64
 """Indices of a Gather: each run of neighbours is a copy of its own."""
 
@@ -199,6 +201,9 @@ def _product(node: ir.Node) -> StaticForm:
     for value in node.inputs:
         if _rank(value) < 2:  # type: ignore[arg-type]
             raise Reject(f"{value.name!r} is a vector")  # type: ignore[union-attr]
+    depth = node.inputs[0].shape[-1]  # type: ignore[union-attr,index]
+    if not isinstance(depth, int) or depth > MAX_DEPTH:
+        raise Reject(f"sums of {depth} products; int32 holds {MAX_DEPTH}")
     return StaticForm(OpName("ActivationMatMul"), tuple(node.inputs))  # type: ignore[arg-type]
 
 

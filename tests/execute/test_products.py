@@ -69,18 +69,3 @@ def test_the_batch_size_of_an_inner_tensor_is_read_from_the_graphs_input():
     assert [n.inputs[0].name for n in shapes] == ["x"]
     steps = partition(quantized(proto, X).graph)
     assert [step.native for step in steps] == [False, True]
-
-
-@pytest.mark.parametrize("axis", [3, -1])
-def test_softmax_as_converters_write_that_of_old_opsets_is_one_op(axis):
-    body = (
-        f"c = Conv<{CONV}>(x, w) h = Shape(c) f = Flatten<axis={axis}>(c) e = Softmax<axis=-1>(f) r = Reshape(e, h) "
-        f"y = Conv<{CONV}>(r, v)"
-    )
-    found = check_native(model(body, {"w": (8, 3, 3, 3), "v": (4, 8, 3, 3)}), ["QSoftmax"], X)
-    assert op_types(found) == ["QuantizeLinear", "QConv", "QSoftmax", "QConvFloat"]
-
-
-def test_softmax_over_several_axes_at_once_stays_in_float():
-    body = f"c = Conv<{CONV}>(x, w) h = Shape(c) f = Flatten<axis=1>(c) e = Softmax<axis=-1>(f) y = Reshape(e, h)"
-    assert "Softmax" in op_types(fused(model(body, {"w": (8, 3, 3, 3)})))

@@ -1,0 +1,108 @@
+"""Inputs and outputs of a session, and the check of what is fed to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantkit.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+SPELLINGS = {"float": "float32", "double": "float64"}
+"""Element types that onnxruntime spells otherwise than numpy; the rest agree."""
+ANY_DTYPE = ("string", "undefined")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An input or output of a session, as onnxruntime's NodeArg: shape has int, str (symbolic) or None.
+
+    ranked: the model states a shape; if not, `shape` is [] and any shape is taken.
+    """
+
+    name: str
+    shape: list[int | str | None]
+    type: str
+    ranked: bool = True
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        """What an array must be; None: anything."""
+        kind = self.type.removeprefix("tensor(").removesuffix(")")
+        if kind in ANY_DTYPE:
+            return None
+        try:
+            return np.dtype(SPELLINGS.get(kind, kind))
+        except TypeError:  # bfloat16 and the like
+            import onnx_ir as ir
+
+            return ir.DataType[kind.upper()].numpy()
+
+
+@dataclass(frozen=True)
+class ModelMeta:
+    """What get_modelmeta gives, under onnxruntime's names."""
+
+    producer_name: str
+    graph_name: str
+    domain: str
+    description: str
+    version: int
+    custom_metadata_map: dict[str, str]
+
+
+def parsed(data: bytes) -> Any:
+    """The ModelProto in serialized bytes. Raises ModelError."""
+    import onnx
+
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's DecodeError has no public base of its own
+        raise ModelError(
+            f"the {len(data)} bytes given are no ONNX model ({error}); give a whole file's bytes"
+        ) from error
+
+
+def argument_of(value: ir.Value) -> Argument:
+    """The Argument of a graph's input or output."""
+    names = {"FLOAT": "float", "STRING": "string"}
+    kind = value.dtype.name if value.dtype is not None else "UNDEFINED"
+    dims = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
+    return Argument(value.name or "", dims, f"tensor({names.get(kind, kind.lower())})", value.shape is not None)
+
+
+class FeedCheck:
+    """Feeds as arrays, checked against a model's inputs."""
+
+    def __init__(self, inputs: Sequence[Argument]) -> None:
+        self._inputs = [(a.name, a.dtype, a.shape if a.ranked else None) for a in inputs]
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Raises DataError for a missing or unknown input, a wrong dtype, rank or fixed dimension."""
+        names = [name for name, _, _ in self._inputs]
+        missing, unknown = [n for n in names if n not in feeds], [n for n in feeds if n not in names]
+        if missing or unknown:
+            wrong = f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is unknown"
+            raise DataError(f"input {wrong}; the model's inputs are: {', '.join(names)}")
+        return {name: _checked_array(name, dtype, dims, feeds[name]) for name, dtype, dims in self._inputs}
+
+
+def _checked_array(name: str, dtype: np.dtype | None, dims: list[int | str | None] | None, given: Any) -> np.ndarray:
+    array = np.asarray(given)
+    if dtype is not None and array.dtype != dtype:
+        raise DataError(f"input {name!r} is {array.dtype}, the model wants {dtype}; convert it with .astype")
+    if dims is not None:
+        fits = len(dims) == array.ndim and all(
+            not isinstance(d, int) or d == have for d, have in zip(dims, array.shape, strict=True)
+        )
+        if not fits:
+            raise DataError(f"input {name!r} has shape {list(array.shape)}, the model wants {dims}")
+    if prod(array.shape) == 0:
+        raise DataError(f"input {name!r} is empty: shape {list(array.shape)}")
+    return array
