@@ -28,7 +28,8 @@ typedef enum {
     QK_SOFTMAX = 9,    /* qk_softmax_params */
     QK_NORMALIZE = 10, /* qk_normalize_params: layer normalization */
     QK_MATMUL = 11,    /* qk_matmul_params:   in[0], in[1], both activations */
-    QK_OP_COUNT = 12
+    QK_BLEND = 12,     /* qk_resize_params:   linear, by maps of indices and weights */
+    QK_OP_COUNT = 13
 } qk_op_kind;
 
 /* Where a tensor lies: byte `offset` in buffers[buffer] of the call; buffer -1 means: no such tensor. */
@@ -114,7 +115,9 @@ typedef struct {
     int32_t value;        /* QK_FILL */
 } qk_copy_params;
 
-/* out[n][y][x][:] = in[n][rows[y]][columns[x]][:] */
+/* QK_RESIZE: out[n][y][x][:] = in[n][rows[y]][columns[x]][:]
+ * QK_BLEND: rows and columns hold pairs (index i, weight w in 0..2048): value i times 2048 - w plus value i + 1 times
+ * w, where w is not 0; with sum over the two rows and two columns, out = (sum + 2^21) >> 22. */
 typedef struct {
     int32_t batch, in_h, in_w, out_h, out_w, channels, in_pitch, out_pitch;
     const int32_t *rows, *columns;

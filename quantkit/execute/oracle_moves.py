@@ -98,11 +98,26 @@ ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """Resize nearest_mode: input coordinate -> index, before it is clamped to the input."""
 
 
+def _linear(x: np.ndarray, attributes: Attributes, scales: list[np.float32], sizes: list[int]) -> list[np.ndarray]:
+    """Linear resize in integers: weights of 11 bits an axis, coordinates in float64, halves round up."""
+    coordinate = COORDINATES[attributes.get("coordinate_transformation_mode", "half_pixel")]
+    total = x.astype(np.int64)
+    shift = 0
+    for axis, (scale, out) in enumerate(zip(scales, sizes, strict=True)):
+        size = x.shape[axis]
+        if axis < x.ndim - 2:
+            continue
+        at = np.clip(coordinate(np.arange(out, dtype=np.float64), np.float64(scale), size, out), 0, size - 1)
+        below = np.floor(at).astype(np.int64)
+        weight = np.rint((at - below) * 2048).astype(np.int64).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+        above = np.minimum(below + 1, size - 1)
+        total = total.take(below, axis=axis) * (2048 - weight) + total.take(above, axis=axis) * weight
+        shift += 11
+    return [((total + (1 << shift - 1)) >> shift).astype(np.uint8)]
+
+
 def _nearest(x: np.ndarray, attributes: Attributes, scales: list[np.float32], sizes: list[int]) -> list[np.ndarray]:
     """Nearest resize, axis by axis; coordinates in float32."""
-    mode = attributes.get("mode", "nearest")
-    if mode != "nearest":
-        raise ModelError(f"a quantkit Resize has mode {mode!r}; only nearest moves bytes")
     coordinate = COORDINATES[attributes.get("coordinate_transformation_mode", "half_pixel")]
     rounding = ROUNDINGS[attributes.get("nearest_mode", "round_prefer_floor")]
     for axis, (scale, out) in enumerate(zip(scales, sizes, strict=True)):
@@ -113,14 +128,27 @@ def _nearest(x: np.ndarray, attributes: Attributes, scales: list[np.float32], si
     return [x]
 
 
+INTERPOLATIONS = {"nearest": _nearest, "linear": _linear}
+"""Resize mode -> (x, attributes, scales, sizes) -> [y]."""
+
+
+def _interpolated(x: np.ndarray, attributes: Attributes, scales: list[Any], sizes: list[int]) -> list[np.ndarray]:
+    mode = attributes.get("mode", "nearest")
+    if mode not in INTERPOLATIONS:
+        raise ModelError(f"a quantkit Resize has mode {mode!r}; it can be {' or '.join(INTERPOLATIONS)}")
+    return INTERPOLATIONS[mode](x, attributes, scales, sizes)
+
+
 def _resize_scales(x: np.ndarray, attributes: Attributes, scales: np.ndarray, *, fill: np.ndarray) -> list[np.ndarray]:
     factors = list(scales.astype(np.float32))
-    return _nearest(x, attributes, factors, [int(np.float32(n) * s) for n, s in zip(x.shape, factors, strict=True)])
+    sizes = [int(np.float32(n) * s) for n, s in zip(x.shape, factors, strict=True)]
+    return _interpolated(x, attributes, factors, sizes)
 
 
 def _resize_sizes(x: np.ndarray, attributes: Attributes, sizes: np.ndarray, *, fill: np.ndarray) -> list[np.ndarray]:
-    factors = [np.float32(out) / np.float32(n) for out, n in zip(sizes.tolist(), x.shape, strict=True)]
-    return _nearest(x, attributes, factors, sizes.tolist())
+    kind = np.float64 if attributes.get("mode", "nearest") == "linear" else np.float32
+    factors = [kind(out) / kind(n) for out, n in zip(sizes.tolist(), x.shape, strict=True)]
+    return _interpolated(x, attributes, factors, sizes.tolist())
 
 
 MOVES: dict[str, Move] = {

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.graph import constant
 from quantkit.fuse.opnames import OpName
 from quantkit.lower.context import Lowering
-from quantkit.lower.plan import Ref
 from quantkit.quantize.qparams import requantize_table
 
 
@@ -146,47 +143,3 @@ def lower_depth_to_space(context: Lowering, node: ir.Node, name: OpName) -> None
     else:
         parts = context.reshaped(x, (n, inner, block, block, h, w)).permuted((0, 1, 4, 2, 5, 3))
     context.set(node.outputs[0], context.reshaped(parts, (n, inner, h * block, w * block)))
-
-
-NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-    "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-    "floor": np.floor,
-    "ceil": np.ceil,
-}
-"""nearest_mode of ONNX Resize -> how a source coordinate becomes an index."""
-
-
-def _source_indices(size: int, out: int, scale: float, mode: str, rounding: str) -> np.ndarray:
-    """The input index of each output index: ONNX Resize-19, nearest. int32 [out]."""
-    i = np.arange(out, dtype=np.float64)
-    if mode == "asymmetric":
-        x = i / scale
-    elif mode == "align_corners":
-        x = i * (size - 1) / (out - 1) if out > 1 else np.zeros(out)
-    else:
-        x = (i + 0.5) / scale - 0.5 if not (mode == "pytorch_half_pixel" and out == 1) else np.zeros(out)
-    return np.clip(NEAREST[rounding](x), 0, size - 1).astype(np.int32)
-
-
-def lower_resize(context: Lowering, node: ir.Node, name: OpName) -> None:
-    """Nearest neighbour: index maps for rows and columns."""
-    x, pitch = context.pixels(context.view(node.inputs[0]))
-    array = constant(node.inputs[3])
-    assert array is not None
-    if name.base == "ResizeScales":
-        scales = [float(s) for s in array]
-        dims = [math.floor(d * s) for d, s in zip(x.dims, scales, strict=True)]
-    else:
-        dims = [int(d) for d in array]
-        scales = [o / d for o, d in zip(dims, x.dims, strict=True)]
-    dims[0] = x.dims[0]
-    mode = node.attributes["coordinate_transformation_mode"].as_string()
-    rounding = node.attributes["nearest_mode"].as_string()
-    rows, columns = (_source_indices(x.dims[i], dims[i], scales[i], mode, rounding) for i in (2, 3))
-    out = context.allocate(node.outputs[0], dims)
-    params = {
-        "batch": x.dims[0], "in_h": x.dims[2], "in_w": x.dims[3], "out_h": dims[2], "out_w": dims[3],
-        "channels": x.dims[1], "in_pitch": pitch, "out_pitch": context.pixels(out)[1], "rows": rows, "columns": columns,
-    }  # fmt: skip
-    context.emit("QK_RESIZE", [Ref(x.buffer, x.offset)], Ref(out.buffer, out.offset), params)

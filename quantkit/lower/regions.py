@@ -12,7 +12,7 @@ from quantkit.foreign import REASON_KEY
 from quantkit.fuse.activations import ACTIVATIONS
 from quantkit.fuse.graph import constant, is_standard, quantkit_name
 from quantkit.fuse.opnames import BINARY, WEIGHTED, OpName
-from quantkit.lower import conv_transpose, elementwise, movement, pools, products, rows, weighted
+from quantkit.lower import conv_transpose, elementwise, movement, pools, products, resize, rows, weighted
 from quantkit.lower.arena import live_peak, place
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import ExternalTensor, PackedSpec, Plan, Ref
@@ -40,8 +40,8 @@ LOWERINGS: dict[str, LowerFunction] = {
     "Pad": movement.lower_pad,
     "Concat": movement.lower_concat,
     "DepthToSpace": movement.lower_depth_to_space,
-    "ResizeScales": movement.lower_resize,
-    "ResizeSizes": movement.lower_resize,
+    "ResizeScales": resize.lower_resize,
+    "ResizeSizes": resize.lower_resize,
     "Gather": movement.lower_gather,
     "ActivationMatMul": products.lower_product,
     "Softmax": rows.lower_softmax,

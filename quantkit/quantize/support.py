@@ -141,8 +141,11 @@ def _pad(node: ir.Node) -> StaticForm:
 def _resize(node: ir.Node) -> StaticForm:
     defaults = {"mode": "nearest", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_floor"}
     attributes = {**defaults, **_attributes(node, "ResizeScales", {})}
-    if attributes["mode"] != "nearest":
-        raise Reject(f"mode {attributes['mode']}; nearest is supported")
+    if attributes["mode"] not in ("nearest", "linear"):
+        raise Reject(f"mode {attributes['mode']}; nearest and linear are supported")
+    if any(key in node.attributes and node.attributes[key].value not in (0, "stretch")
+           for key in ("antialias", "keep_aspect_ratio_policy")):  # fmt: skip
+        raise Reject("antialiasing or a kept aspect ratio")
     supported = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
     if attributes["coordinate_transformation_mode"] not in supported or "axes" in node.attributes:
         raise Reject(f"coordinates {attributes['coordinate_transformation_mode']!r} or an axes attribute")
@@ -152,6 +155,8 @@ def _resize(node: ir.Node) -> StaticForm:
         value = node.inputs[index] if len(node.inputs) > index else None
         array = constant(value)
         if array is not None and array.size == 4:
+            if list(array[:2]) != [1, 1] and (base == "ResizeScales" or array[1] != node.inputs[0].shape[1]):  # type: ignore[union-attr,index]
+                raise Reject("batch or channels are resized")
             return StaticForm(OpName(base), (node.inputs[0],), (array,), attributes, True)  # type: ignore[arg-type]
     raise Reject("scales or sizes are computed at run time")
 

@@ -78,6 +78,7 @@ static void point(uint32_t kind, void *params, const guarded *g, const void *pac
         ((qk_copy_params *)params)->table = table;
         break;
     case QK_RESIZE:
+    case QK_BLEND:
         ((qk_resize_params *)params)->rows = (const int32_t *)(const void *)g[INTS0].data;
         ((qk_resize_params *)params)->columns = (const int32_t *)(const void *)g[INTS1].data;
         break;

@@ -71,6 +71,8 @@ def pointed_to(library: RecordingLibrary, kind: int, params: Any) -> Blobs:
         found["ints0"] = memory(params.multiplier_by_count, 4 * (params.kernel_h * params.kernel_w + 1))
     elif kind == library.QK_RESIZE:
         found |= {"ints0": memory(params.rows, 4 * params.out_h), "ints1": memory(params.columns, 4 * params.out_w)}
+    elif kind == library.QK_BLEND:
+        found |= {"ints0": memory(params.rows, 8 * params.out_h), "ints1": memory(params.columns, 8 * params.out_w)}
     elif kind == library.QK_SOFTMAX:
         found["ints0"] = memory(params.exponentials, 4 * SOFTMAX_ENTRIES)
     elif kind == library.QK_NORMALIZE:
