@@ -206,18 +206,15 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
     if not selection.forms:
         return _stays_fp32(fused, decisions, trial.verdict, sources)
     runners = {"backend": NativeStatistics(), "open_int8": _int8_opener(options.get("threads"))}
-    chosen = {node.name for node in selection.forms}
     efforts = [config.effort] if config.effort == "fast" or isinstance(data, Iterator) else [config.effort, "fast"]
     problem = ""
     for effort in efforts:
-        made = fused.clone()
-        made.meta.update(fused.meta)
-        again = select(made, lambda name: name not in chosen)
-        done = calibrate_fused(made, again, data, replace(config, effort=effort), **runners, **options)
-        problem = wreck(made, trial, options.get("threads"))
+        goal = config.goal if effort == config.effort else None
+        done = calibrate_fused(fused, selection, data, replace(config, effort=effort, goal=goal), **runners, **options)
+        problem = wreck(done.model, trial, options.get("threads"))
         if not problem:
-            _sign(made)
-            return ModelResult(made, "calibrated", [*decisions, *done], sources)
+            _sign(done.model)
+            return ModelResult(done.model, "calibrated", [*decisions, *done.decisions], sources)
         decisions.append(Decision("quantize", "undone", "model", f"effort {effort} gave a model that fails: {problem}"))
     return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {problem}", sources)
 

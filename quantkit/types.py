@@ -68,8 +68,46 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Score:
+    """How near an INT8 model comes to FP32: output SQNR in dB, share of equal classes, loss of top-1 in points.
+
+    agreement is None for outputs without classes, drop without labels.
+    """
+
+    sqnr: float
+    agreement: float | None = None
+    drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an INT8 model must reach: most points of top-1 lost, least share of equal classes, least output SQNR."""
+
+    max_drop: float | None = None
+    min_agreement: float | None = None
+    min_sqnr: float | None = None
+
+    def reached(self, score: Score) -> bool:
+        """Whether `score` meets all that is asked for; what could not be measured is not met."""
+        slack = 1e-9  # 0.896 - 0.891 is a hair more than 0.005
+        checks = (
+            (self.max_drop, None if score.drop is None or self.max_drop is None else self.max_drop - score.drop),
+            (
+                self.min_agreement,
+                None if score.agreement is None or self.min_agreement is None else score.agreement - self.min_agreement,
+            ),
+            (self.min_sqnr, None if self.min_sqnr is None else score.sqnr - self.min_sqnr),
+        )
+        return all(wanted is None or (margin is not None and margin >= -slack) for wanted, margin in checks)
+
+
+@dataclass(frozen=True)
 class QuantConfig:
-    """How to quantize. `keep_fp32` holds regular expressions over node names (full match or search: `re.search`)."""
+    """How to quantize. `keep_fp32` holds regular expressions over node names (full match or search: `re.search`).
+
+    goal: raise the effort, then keep layers in FP32, until it is reached on the calibration samples.
+    time_budget: seconds after which the search for the goal starts nothing new.
+    """
 
     method: str | None = None
     percentile: float = 99.99
@@ -77,6 +115,8 @@ class QuantConfig:
     effort: str = "balanced"
     per_channel: bool = True
     seed: int = 0
+    goal: Goal | None = None
+    time_budget: float = 1200.0
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method not in METHODS:

@@ -115,7 +115,7 @@ def _quantize(command: str, model: Path, data: str, options: dict[str, Any]) -> 
     require_labels(goals, model, data, sampling)
     settings = {key: value for key, value in vars(sampling).items() if key != "seed"}
     settings.update(
-        config=_config(quantizing, sampling.seed),
+        config=_config(quantizing, goals, sampling.seed),
         threads=threads,
         table_in=quantizing.table_in,
         table_out=quantizing.table_out,
@@ -132,10 +132,11 @@ def _quantize(command: str, model: Path, data: str, options: dict[str, Any]) -> 
         check_goals(goals, reference, target, data, sampling, threads, options["isa"], console)
 
 
-def _config(options: QuantizeOptions, seed: int) -> QuantConfig:
-    from quantkit.types import QuantConfig
+def _config(options: QuantizeOptions, goals: GoalOptions, seed: int) -> QuantConfig:
+    from quantkit.types import Goal, QuantConfig
 
-    return QuantConfig(method=options.method, keep_fp32=options.keep_fp32, effort=options.effort, seed=seed)
+    goal = Goal(**vars(goals)) if goals != GoalOptions(None, None, None) else None
+    return QuantConfig(method=options.method, keep_fp32=options.keep_fp32, effort=options.effort, seed=seed, goal=goal)
 
 
 def _target(model: Path, output: Path | None, suffix: str, force: bool) -> Path:

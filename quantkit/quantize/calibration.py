@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ from quantkit.observe import (
 )
 from quantkit.quantize.apply import apply
 from quantkit.quantize.layers import Layer, layer_of
-from quantkit.quantize.measure import Fidelity, best_of
+from quantkit.quantize.measure import Fidelity
 from quantkit.quantize.qparams import QuantizedWeights, params_from_range, quantize_weights
 from quantkit.quantize.replay import Replay
 from quantkit.quantize.runners import OpenInt8
+from quantkit.quantize.search import search
 from quantkit.quantize.select import Selection, select
 from quantkit.quantize.tune import tune_layers
-from quantkit.types import METHODS, Decision, QuantConfig, QuantParams, Range
+from quantkit.types import METHODS, Decision, Goal, QuantConfig, QuantParams, Range
 
 PREPROCESS_KEY, METHOD_KEY = "quantkit.preprocess", "quantkit.method"
 DATA_KEY, SAMPLES_KEY = "quantkit.calibration.sha256", "quantkit.calibration.samples"
@@ -46,12 +47,20 @@ def observed_tensors(model: ir.Model, selection: Selection) -> list[str]:
     return [name for name in selection.tensors if name not in constants]
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """The calibrated model, and what was decided on the way to it."""
+
+    model: ir.Model
+    decisions: list[Decision]
+
+
 def calibrate_fused(model: ir.Model, selection: Selection, data: Any, config: QuantConfig, *, preprocess: Any = None,
                     labels: Any = None, samples: int | None = None, batch_size: int | None = None, strict: bool = False,
                     threads: int | None = None, table_in: Any = None, table_out: Any = None, progress: Any = None,
                     warn: Callable[[str], None] | None = None, backend: Any = None,
-                    open_int8: OpenInt8 | None = None) -> list[Decision]:  # fmt: skip
-    """Observes a fused FP32 model on `data` and rewrites it in place into the calibrated form.
+                    open_int8: OpenInt8 | None = None) -> Calibrated:  # fmt: skip
+    """Observes a fused FP32 model on `data` and makes the calibrated form of it. `model` is not changed.
 
     open_int8 runs INT8 models; without it nothing is measured: ranges by DEFAULT_METHOD, weights rounded to nearest.
     """
@@ -65,64 +74,69 @@ def calibrate_fused(model: ir.Model, selection: Selection, data: Any, config: Qu
         if table_out is not None:
             table.fill(config)
             table.save(table_out)
-        job = _Job(model, selection, table.statistics, config, replay, threads, progress)
-        decisions = job.run(open_int8, table.samples)
-    model.metadata_props.update({METHOD_KEY: job.method, DATA_KEY: table.data_sha256, SAMPLES_KEY: str(table.samples)})
+        maker = Maker(model, selection, table.statistics, config, replay, threads, progress, open_int8)
+        made = maker.reach(config.goal) if config.goal is not None and open_int8 is not None else maker.made()
+    note = Decision("quantize", "calibrated", "model", f"{table.samples} samples, ranges by {maker.method}")
+    made.model.metadata_props.update({
+        METHOD_KEY: maker.method, DATA_KEY: table.data_sha256, SAMPLES_KEY: str(table.samples)
+    })  # fmt: skip
     if dataset.preprocess is not None:
-        model.metadata_props[PREPROCESS_KEY] = dataset.preprocess.to_json()
-    return decisions
+        made.model.metadata_props[PREPROCESS_KEY] = dataset.preprocess.to_json()
+    return Calibrated(made.model, [*maker.decisions, note, *made.decisions])
 
 
-@dataclass
-class _Job:
-    """What the steps after the statistics work on."""
+class Maker:
+    """Makes calibrated models of one fused FP32 model from one set of statistics: by method, effort, layers in FP32."""
 
-    model: ir.Model
-    selection: Selection
-    statistics: Mapping[str, TensorStatistics]
-    config: QuantConfig
-    replay: Replay
-    threads: int | None
-    progress: Any
-    method: str = DEFAULT_METHOD
+    def __init__(self, model: ir.Model, selection: Selection, statistics: Mapping[str, TensorStatistics],
+                 config: QuantConfig, replay: Replay, threads: int | None, progress: Any,
+                 open_int8: OpenInt8 | None) -> None:  # fmt: skip
+        self.model, self.statistics, self.config = model, statistics, config
+        self.replay, self.threads, self.progress, self.open_int8 = replay, threads, progress, open_int8
+        self.expanded = expand(model)
+        self.chosen = {node.name or "" for node in selection.forms}
+        self.layers = [layer.name for layer in tunable_layers(selection)]
+        self.decisions: list[Decision] = []
+        self.method = config.method or DEFAULT_METHOD
+        if config.method is None and open_int8 is not None:
+            self.method = self._measured_method(open_int8)
 
-    def run(self, open_int8: OpenInt8 | None, samples: int) -> list[Decision]:
-        """Method, parameters, weights; then, with the effort for it, tuning. Rewrites the model."""
-        decisions = []
-        self.method = self.config.method or DEFAULT_METHOD
-        if self.config.method is None and open_int8 is not None:
-            self.method, detail = self._measured_method(open_int8)
-            decisions.append(Decision("quantize", "measured", "model", detail))
-        params = self.params(self.method)
-        layers = tunable_layers(self.selection)
-        expanded = expand(self.model)
-        apply(self.model, self.selection, params, all_weights(self.selection, params, self.config))
-        decisions.append(Decision("quantize", "calibrated", "model", f"{samples} samples, ranges by {self.method}"))
-        if self.config.effort != "fast" and open_int8 is not None:
-            x_scales = {layer.name: params[self.selection.group_of[layer.source]].scale for layer in layers}
-            decisions += tune_layers(
-                self.model, expanded, layers, x_scales, self.replay, open_int8, per_channel=self.config.per_channel,
-                seed=self.config.seed, threads=self.threads, progress=self.progress)  # fmt: skip
-        return decisions
+    def plain(self, method: str, keep: Collection[str] = ()) -> tuple[ir.Model, list[Layer], dict[str, float]]:
+        """(model with weights rounded to nearest, its layers, the scales of their inputs), `keep` staying in FP32."""
+        copy = self.model.clone()
+        copy.meta.update(self.model.meta)
+        selection = select(copy, lambda name: name not in self.chosen or name in keep)
+        ranges = table_ranges(copy, selection, self.statistics, method, self.config)
+        params = {group: params_from_range(span) for group, span in selection.group_ranges(ranges).items()}
+        layers = tunable_layers(selection)
+        scales = {layer.name: params[selection.group_of[layer.source]].scale for layer in layers}
+        apply(copy, selection, params, all_weights(selection, params, self.config))
+        return copy, layers, scales
 
-    def params(self, method: str) -> dict[str, QuantParams]:
-        """Group name -> parameters, by a method."""
-        ranges = table_ranges(self.model, self.selection, self.statistics, method, self.config)
-        return {group: params_from_range(span) for group, span in self.selection.group_ranges(ranges).items()}
+    def made(self, effort: str | None = None, keep: Collection[str] = ()) -> Calibrated:
+        """The model by an effort (that of the configuration unless given)."""
+        model, layers, scales = self.plain(self.method, keep)
+        if (effort or self.config.effort) == "fast" or self.open_int8 is None:
+            return Calibrated(model, [])
+        decisions = tune_layers(
+            model, self.expanded, layers, scales, self.replay, self.open_int8, per_channel=self.config.per_channel,
+            seed=self.config.seed, threads=self.threads, progress=self.progress)  # fmt: skip
+        return Calibrated(model, decisions)
 
-    def _measured_method(self, open_int8: OpenInt8) -> tuple[str, str]:
-        """(method whose INT8 model is nearest to FP32 on some calibration samples, the scores in words)."""
-        fidelity = Fidelity(expand(self.model), self.replay.first(MEASURED_SAMPLES), self.threads)
-        scores = {}
-        for method in METHODS:
-            params = self.params(method)
-            copy = self.model.clone()
-            chosen = {node.name for node in self.selection.forms}
-            selection = select(copy, lambda name: name not in chosen)  # noqa: B023
-            apply(copy, selection, params, all_weights(selection, params, self.config))
-            scores[method] = fidelity.sqnr(copy, open_int8)
-        best = best_of(scores, METHODS)
-        return best, f"ranges by {best}: " + ", ".join(f"{name} {db:.2f} dB" for name, db in scores.items())
+    def reach(self, goal: Goal) -> Calibrated:
+        """The first model that reaches the goal, as quantkit.quantize.search looks for it; else the best one found."""
+        assert self.open_int8 is not None
+        fidelity = Fidelity(self.expanded, self.replay, self.threads, self.replay.labels)
+        return search(self, goal, lambda model: fidelity.score(model, self.open_int8))  # type: ignore[arg-type]
+
+    def _measured_method(self, open_int8: OpenInt8) -> str:
+        """The method whose INT8 model is nearest to FP32 on some calibration samples."""
+        fidelity = Fidelity(self.expanded, self.replay.first(MEASURED_SAMPLES), self.threads)
+        scores = {method: fidelity.sqnr(self.plain(method)[0], open_int8) for method in METHODS}
+        best = max(METHODS, key=lambda method: scores[method])
+        listed = ", ".join(f"{name} {db:.2f} dB" for name, db in scores.items())
+        self.decisions.append(Decision("quantize", "measured", "model", f"ranges by {best}: {listed}"))
+        return best
 
 
 def _table(model: ir.Model, selection: Selection, dataset: Dataset, replay: Replay, recipe: Preprocess | None,

@@ -29,6 +29,7 @@ class Replay:
         self._folder = tempfile.TemporaryDirectory(prefix="quantkit-replay-")
         self._kept: list[tuple[Path, int]] = []
         self._bytes = 0
+        self._labels: list[np.ndarray] | None = []
         self.samples = 0
 
     def __enter__(self) -> Replay:
@@ -72,6 +73,10 @@ class Replay:
         path = Path(self._folder.name) / f"{len(self._kept)}.npz"
         np.savez(path, **batch.feeds)  # type: ignore[arg-type]
         self._kept.append((path, batch.valid))
+        if batch.labels is None or self._labels is None:
+            self._labels = None
+        else:
+            self._labels.append(np.asarray(batch.labels)[: batch.valid])
         self.samples += batch.valid
         self._bytes += sum(array.nbytes for array in batch.feeds.values())
 
@@ -79,6 +84,11 @@ class Replay:
         for path, valid in self._kept:
             with np.load(path) as arrays:
                 yield dict(arrays), valid
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int64 [samples], or None if a sample has no label."""
+        return np.concatenate(self._labels) if self._labels else None
 
     def first(self, samples: int) -> list[tuple[dict[str, np.ndarray], int]]:
         """Whole batches that hold at least `samples` samples together, or all."""
