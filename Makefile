@@ -7,13 +7,17 @@ BUILT := $(VENV)/built
 ENGINE := $(shell find native -type f)
 C_FILES := $(filter %.c %.h %.inc,$(ENGINE)) $(wildcard tests/*/*.c)
 
-.PHONY: help demo test test-slow test-emulator mca check format docs bench build clean
+.PHONY: help demo test test-slow test-emulator test-asan test-scalar test-arm fuzz mca check format docs bench build clean
 
 help:
 	@echo "make demo          set up everything, quantize the embedded model, compare it with FP32"
 	@echo "make test          set up everything, run the tests"
 	@echo "make test-slow     also the long tests"
 	@echo "make test-emulator every kernel on emulated CPUs (Bochs)"
+	@echo "make test-asan     the kernel tests' ops under AddressSanitizer and UBSan"
+	@echo "make test-scalar   the engine built without its x86 kernels"
+	@echo "make test-arm      the engine cross-built for aarch64, under qemu"
+	@echo "make fuzz          engine against oracle on 500 random graphs (GRAPHS=, SEED= to replay)"
 	@echo "make mca           predicted speed of the VNNI kernels (llvm-mca)"
 	@echo "make check         lint, format and type checks"
 	@echo "make format        format Python and C"
@@ -44,9 +48,40 @@ demo: $(BUILT)
 test: $(BUILT)
 	$(BIN)/python -m pytest -m "not slow"
 
+# Every op that the kernel tests run, with its confirmed result.
+VECTORS := build/vectors/vectors.bin
+$(VECTORS): $(BUILT) $(wildcard tests/kernels/*.py) tests/emulator/recorder.py
+	mkdir -p $(@D)
+	$(BIN)/python -m pytest tests/kernels -p tests.emulator.recorder --record-vectors $@
+
 # Every kernel on emulated CPUs with and without VNNI; needs Debian packages, see tests/emulator/README.md.
-test-emulator: $(BUILT)
-	PYTHON=$(abspath $(BIN)/python) tests/emulator/run.sh
+test-emulator: $(VECTORS)
+	VECTORS=$(abspath $(VECTORS)) PYTHON=$(abspath $(BIN)/python) tests/emulator/run.sh
+
+test-asan: $(VECTORS)
+	$(BIN)/python tests/emulator/build.py build/vectors/kernel_test_sanitized --sanitize
+	build/vectors/kernel_test_sanitized $(VECTORS)
+
+# Sessions run on a copy of the package in build/scalar, which comes before the one of the source tree.
+SCALAR := build/scalar
+test-scalar: $(VECTORS)
+	$(BIN)/python tests/emulator/build.py build/vectors/kernel_test_scalar --scalar
+	build/vectors/kernel_test_scalar $(VECTORS) scalar
+	CFLAGS=-DQK_X86=0 $(BIN)/python setup.py --quiet build --build-lib $(SCALAR) --build-temp $(SCALAR)/objects
+	cd $(SCALAR) && $(abspath $(BIN)/python) -c \
+		"from quantkit.execute.binding import available_isas as a; assert [i for i in a() if a()[i]] == ['scalar'], a()"
+	PYTHONPATH=$(SCALAR):. $(BIN)/pytest --import-mode=append tests/execute/test_session.py tests/fuzz
+
+# Needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static.
+test-arm: $(VECTORS)
+	CC=aarch64-linux-gnu-gcc $(BIN)/python tests/emulator/build.py build/vectors/kernel_test_arm --static
+	qemu-aarch64-static build/vectors/kernel_test_arm $(VECTORS) scalar
+
+# A failure prints its seed and its graph.
+fuzz: GRAPHS ?= 500
+fuzz: SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
+fuzz: $(BUILT)
+	QUANTKIT_FUZZ_GRAPHS=$(GRAPHS) QUANTKIT_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz
 
 # Needs llvm-19 and binutils; on x86-64 only.
 mca: $(INSTALLED)

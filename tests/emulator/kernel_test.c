@@ -215,7 +215,9 @@ int main(int argc, char **argv) {
     if (argc < 2)
         die("usage: kernel_test VECTORS [ISA,ISA...] [-v]");
     const int verbose = !strcmp(argv[argc - 1], "-v");
-    const char *end, *content = read_file(argv[1], &end), *at = content + FIELDS;
+    const char *end;
+    char *content = read_file(argv[1], &end);
+    const char *at = content + FIELDS;
     int good = argc - verbose < 3 || isas_are(argv[2]);
     int32_t runs[MOST_KERNELS] = {0};
     uint32_t cases;
@@ -235,6 +237,7 @@ int main(int argc, char **argv) {
             }
         }
     }
+    free(content);
     good = every_kernel_ran(runs) && good;
     printf("%s: %u cases\n", good ? "PASS" : "FAIL", cases);
     return !good;

@@ -27,11 +27,13 @@ isas_of() {
 for model; do isas_of "$model" >/dev/null; done
 mkdir -p "$out"
 cd "$root"
-"$python" -m pytest tests/kernels -p tests.emulator.recorder --record-vectors "$out/vectors.bin"
+vectors=${VECTORS:-$out/vectors.bin}
+[ -n "${VECTORS:-}" ] ||
+    "$python" -m pytest tests/kernels -p tests.emulator.recorder --record-vectors "$vectors"
 "$python" tests/emulator/build.py "$out/kernel_test" --static
 echo "== this machine"
-"$out/kernel_test" "$out/vectors.bin"
+"$out/kernel_test" "$vectors"
 for model; do
     echo "== $model"
-    "$here/run-on-vnni" -t $limit -c "$model" "$out/kernel_test" vectors.bin "$(isas_of "$model")" -- "$out/vectors.bin"
+    "$here/run-on-vnni" -t $limit -c "$model" "$out/kernel_test" "$(basename "$vectors")" "$(isas_of "$model")" -- "$vectors"
 done

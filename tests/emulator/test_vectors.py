@@ -36,7 +36,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("program") / "kernel_test"
-    build(path, optimize="-O0")  # twice as fast to compile; what is tested here is the program, not the kernels
+    build(path, "-O0")  # twice as fast to compile; what is tested here is the program, not the kernels
     return path
 
 
