@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from quantkit.cli import cli
+from quantkit.cli import EXAMPLES, cli
 
 PAGE = Path(__file__).resolve().parent / "cli.md"
 
@@ -69,10 +69,8 @@ def section(name: str, command: click.Command) -> str:
             f"```\n{usage}\n```\n",
             inspect.cleandoc(command.help or ""),
             "",
-            "| option | |",
-            "|---|---|",
-            *rows,
-            "",
+            "```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n",
+            *(["| option | |", "|---|---|", *rows, ""] if rows else []),
         ]
     )
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from quantkit import __version__
-from quantkit.cli.look import demo, doctor, inspect
+from quantkit.cli.look import completion, demo, doctor, inspect
 from quantkit.cli.measure import bench, compare, run
 from quantkit.cli.produce import calibrate, convert, export, quantize
 from quantkit.errors import QuantkitError
@@ -34,7 +34,29 @@ def cli() -> None:
     """Turn an FP32 ONNX model and a folder of samples into an exact, fast INT8 model."""
 
 
-for command in (convert, calibrate, quantize, run, compare, bench, inspect, export, doctor, demo):
+EXAMPLES = {
+    "convert": ["quantkit convert model.onnx", "quantkit convert model.onnx --keep-fp32 'head.*'"],
+    "calibrate": ["quantkit calibrate model.converted.onnx --data images/ --preprocess imagenet"],
+    "quantize": [
+        "quantkit quantize model.onnx --data images/ --preprocess imagenet",
+        "quantkit quantize model.onnx --data images/ --labels labels.csv --max-drop 0.5",
+    ],
+    "run": ["quantkit run model.int8.onnx --input images/ -o outputs.npz"],
+    "compare": ["quantkit compare model.onnx model.int8.onnx --data validation/ --report report.html"],
+    "bench": [
+        "quantkit bench model.onnx model.int8.onnx --against onnxruntime",
+        "quantkit bench model.int8.onnx --per-layer --trace trace.json",
+    ],
+    "inspect": ["quantkit inspect model.int8.onnx"],
+    "export": ["quantkit export model.int8.onnx --format qdq"],
+    "doctor": ["quantkit doctor"],
+    "demo": ["quantkit demo"],
+    "completion": ["quantkit completion bash >> ~/.bashrc"],
+}
+"""Shown at the end of each command's help and in docs/cli.md."""
+
+for command in (convert, calibrate, quantize, run, compare, bench, inspect, export, doctor, demo, completion):
+    command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[command.name or ""])
     cli.add_command(command)
 
 

@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantkit.errors import OutputError
+
+if TYPE_CHECKING:
+    from quantkit.types import Decision
+
 REFRESH_SECONDS = 0.1
+BAR_CELLS = 20
+LOG_KEY = "quantkit-log"
+"""Where a command's context keeps the EventLog of --log-json."""
+
+
+class EventLog:
+    """One JSON object a line: {"time": seconds since the start, "event": ..., ...}, for programs that watch.
+
+    Events: progress (phase, done, total), note, warning and result (message), decision (stage, action, node, detail).
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"{path}: the log cannot be written ({error.strerror}); choose another --log-json"
+            ) from error
+        self._started = time.monotonic()
+        self._phase: tuple[str, float] = ("", 0.0)
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event; it is on disk when this returns."""
+        entry = {"time": round(time.monotonic() - self._started, 3), "event": event, **values}
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def progress(self, phase: str, done: int, total: int | None) -> None:
+        """At most one event a phase in REFRESH_SECONDS, and always its last."""
+        now = time.monotonic()
+        if phase != self._phase[0] or done == total or now - self._phase[1] >= REFRESH_SECONDS:
+            self._phase = (phase, now)
+            self.write("progress", phase=phase, done=done, total=total)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Progress:
@@ -16,13 +61,16 @@ class Progress:
     Called as `progress(phase, done, total)`; total None: unknown.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(self, enabled: bool = True, log: EventLog | None = None) -> None:
+        self._log = log
         self.enabled = enabled and sys.stderr.isatty()
         self._phase = ""
         self._started = 0.0
         self._written = 0.0
 
     def __call__(self, phase: str, done: int, total: int | None) -> None:
+        if self._log:
+            self._log.progress(phase, done, total)
         if not self.enabled:
             return
         now = time.monotonic()
@@ -42,10 +90,12 @@ class Progress:
 
 
 def progress_line(phase: str, done: int, total: int | None, seconds: float) -> str:
-    """The text of one progress line, such as `calibrate  40/100  21.3/s  3 s left`."""
+    """The text of one progress line, such as `calibrate  [########............]  40/100  21.3/s  3 s left`."""
     if total is None and not done:
         return f"{phase} ..."
-    parts = [phase, str(done) if total is None else f"{done}/{total}"]
+    filled = 0 if not total else round(BAR_CELLS * min(1.0, done / total))
+    bar = [] if not total else ["[" + "#" * filled + "." * (BAR_CELLS - filled) + "]"]
+    parts = [phase, *bar, str(done) if total is None else f"{done}/{total}"]
     if done and seconds > 0:
         parts.append(f"{done / seconds:.1f}/s")
         if total is not None and done < total:
@@ -59,23 +109,37 @@ class Console:
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
         self.verbose = verbose and not quiet
-        self.progress = Progress(enabled=not quiet)
         context = click.get_current_context(silent=True)
+        self.log: EventLog | None = context.meta.get(LOG_KEY) if context is not None else None
+        self.progress = Progress(enabled=not quiet, log=self.log)
         if context is not None:  # an error message then starts on a line of its own
             context.call_on_close(self.progress.close)
 
+    def _record(self, event: str, message: str) -> None:
+        if self.log:
+            self.log.write(event, message=message)
+
+    def decisions(self, decisions: Iterable[Decision]) -> None:
+        """Put what the stages decided into the log."""
+        for decision in decisions if self.log else ():
+            assert self.log
+            self.log.write("decision", **vars(decision))
+
     def note(self, message: str) -> None:
         """Say something useful but not asked for, on stderr."""
+        self._record("note", message)
         if not self.quiet:
             self.progress.close()
             click.echo(message, err=True)
 
     def warn(self, message: str) -> None:
         """Say what may be wrong, on stderr; also when quiet, for a result may rest on it."""
+        self._record("warning", message)
         self.progress.close()
         click.echo(f"warning: {message}", err=True)
 
     def result(self, text: str) -> None:
         """Print a result to stdout."""
+        self._record("result", text)
         self.progress.close()
         click.echo(text)

@@ -64,6 +64,19 @@ def doctor(
         raise EngineError(f"self-test {diagnosis.self_test}; do not trust results of this machine, and report it")
 
 
+@click.command(short_help="A script that lets the shell complete commands and options.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that lets SHELL complete commands and options; load it in the shell's start-up file."""
+    from click.shell_completion import get_completion_class
+
+    from quantkit.cli import cli
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "quantkit", "_QUANTKIT_COMPLETE").source())
+
+
 @click.command(short_help="The whole road on the embedded model and data.")
 @click.argument("directory", metavar="[DIR]", type=FILE, default=Path("demo"))
 @click.option("--force", is_flag=True, help="Overwrite the outputs of an earlier demo.")

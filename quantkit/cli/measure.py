@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,15 @@ def report_writer(path: Path) -> Callable[[Comparison, str, str], str]:
 )
 @click.option("--seconds", type=click.FloatRange(min=0.0), default=10.0, show_default=True, help="Time to measure for.")
 @click.option("--per-layer", is_flag=True, help="Also time every op of every model in quantkit.")
+@click.option(
+    "--streams", metavar="N,N,...", default="", help="Also measure the throughput of so many callers at once."
+)
+@click.option(
+    "--trace",
+    type=FILE,
+    metavar="OUT.json",
+    help="Also write one run of each model as a trace for ui.perfetto.dev or chrome://tracing.",
+)
 @json_option
 @overwrite_option
 @threads_option
@@ -132,16 +142,25 @@ def report_writer(path: Path) -> Callable[[Comparison, str, str], str]:
 @console_options
 def bench(models: tuple[Path, ...], against: str, json_path: Path | None, force: bool, **options: Any) -> None:
     """Time models side by side, in interleaved rounds on random input; ratios first."""
+    from quantkit.cli.walkthrough import peak_model
     from quantkit.report.bench import bench as bench_models
     from quantkit.report.files import check_output, write_json
+    from quantkit.report.trace import chrome_trace
 
     console = Console(options.pop("quiet"), options.pop("verbose"))
-    if json_path:
-        check_output(json_path, inputs=models, force=force)
-    shapes = parse_shapes(options.pop("shapes"))
+    trace = options.pop("trace")
+    for path in filter(None, (json_path, trace)):
+        check_output(path, inputs=models, force=force)
+    options["shapes"] = parse_shapes(options["shapes"])
+    options["streams"] = parse_counts(options["streams"])
+    shown, options["per_layer"] = options["per_layer"], bool(options["per_layer"] or trace)
+    options["peak"] = peak_model() if shown else None
     result = bench_models(
-        models, against=parse_runtimes(against), shapes=shapes, **options, progress=console.progress, warn=console.warn
+        models, against=parse_runtimes(against), **options, progress=console.progress, warn=console.warn
     )
+    if trace:
+        write_json(trace, chrome_trace(result.layers or [], result.machine))
+    result = result if shown else replace(result, layers=None)
     console.result(result.to_text())
     if json_path:
         write_json(json_path, result.to_json())
@@ -154,6 +173,14 @@ def parse_runtimes(text: str) -> tuple[str, ...]:
         if name not in RUNTIMES:
             raise UsageError(f"--against {name}: no such runtime; choose from {', '.join(RUNTIMES)}")
     return names
+
+
+def parse_counts(text: str) -> tuple[int, ...]:
+    """`"1,2,4"` -> numbers of at least 1. Raises UsageError for anything else."""
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not all(item.isdigit() and int(item) >= 1 for item in items):
+        raise UsageError(f"--streams {text}: write numbers of at least 1, such as 1,2,4")
+    return tuple(int(item) for item in items)
 
 
 def parse_shapes(items: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

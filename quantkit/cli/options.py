@@ -138,7 +138,25 @@ isa_option = click.option("--isa", type=click.Choice(ISAS), help="Force it. Defa
 json_option = click.option("--json", "json_path", type=FILE, metavar="OUT.json", help="Also write the result as JSON.")
 overwrite_option = click.option("--force", is_flag=True, help="Overwrite existing outputs.")
 
+
+def _open_log(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    from quantkit.cli.console import LOG_KEY, EventLog
+
+    if path is not None:
+        log = EventLog(path)
+        context.meta[LOG_KEY] = log
+        context.call_on_close(log.close)
+
+
 console_options = _stacked(
+    click.option(
+        "--log-json",
+        type=FILE,
+        metavar="EVENTS.jsonl",
+        expose_value=False,
+        callback=_open_log,
+        help="Also write progress, decisions, warnings and results as one JSON object a line.",
+    ),
     click.option("-q", "--quiet", is_flag=True, help="No progress, no notes: results, warnings and errors only."),
     click.option("-v", "--verbose", is_flag=True, help="List every decision."),
 )

@@ -155,9 +155,21 @@ def _save(result: ModelResult, target: Path, force: bool, console: Console) -> N
     from quantkit.report.decisions import summarize
 
     result.save(target, force=force)
+    console.decisions(result.decisions)
     if not console.quiet:
         console.result(summarize(result.decisions, everything=console.verbose))
-        console.result(f"wrote {target} ({_size(target)})")
+        console.result(_outcome(result, target))
+
+
+def _outcome(result: ModelResult, target: Path) -> str:
+    """The last line of a command: the file, its size beside the model's, and what became of the nodes."""
+    from quantkit.load.kind import DOMAIN
+
+    nodes = [node.domain == DOMAIN for node in result.model.graph]
+    size = _size(target)
+    sources = [path for path in result.sources if path.is_file()]
+    before = f"{_size(sources[-1])} before, " if sources else ""
+    return f"wrote {target} ({size}; {before}{sum(nodes)} of {len(nodes)} nodes quantized)"
 
 
 def _size(path: Path) -> str:

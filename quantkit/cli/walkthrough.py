@@ -84,6 +84,30 @@ def self_test_model() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     return quantized.proto, batch.feeds
 
 
+def peak_model(channels: int = 512, side: int = 28) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A 1x1 conv that keeps every kernel as busy as it gets, quantized in memory, and its input."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    from quantkit import pipeline
+    from quantkit.types import QuantConfig
+
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal((channels, channels, 1, 1)).astype(np.float32)
+    shape = [1, channels, side, side]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
+        "peak",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    feeds = {"x": generator.standard_normal(shape).astype(np.float32)}
+    config = QuantConfig(method="minmax", effort="fast")
+    return pipeline.quantize(model, [feeds], config=config).proto, feeds
+
+
 def verdict(comparison: Comparison) -> str:
     """The result in one sentence for someone who has not seen such a table before."""
     from quantkit.report.text import times

@@ -18,11 +18,16 @@ from quantkit.report import text
 from quantkit.report.machine import describe_machine
 from quantkit.report.runtimes import RUNTIMES, Run
 from quantkit.report.samples import session_inputs
+from quantkit.report.statistics import latency_percentiles
+from quantkit.report.streams import stream_throughput
 from quantkit.report.timing import interleave, median_ratio
 
 Progress = Callable[[str, int, int | None], None]
 
 OWN = "quantkit"
+STREAM_SECONDS = 2.0
+TIMES = ("median_ms", "min_ms", "p90_ms", "p99_ms")
+"""What the text shows of the times of a run."""
 PROFILE_ROUNDS = 11
 """Profiled runs of a model; the median of each op counts."""
 
@@ -39,6 +44,8 @@ class Bench:
     results: list[dict[str, Any]]
     ratios: list[dict[str, Any]]
     layers: list[dict[str, Any]] | None
+    streams: list[dict[str, Any]] | None = None
+    peak_gmacs_per_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields; `layers` only if they were measured."""
@@ -52,12 +59,22 @@ class Bench:
             rows = [[text.times(r["median"]), r["a"], r["b"]] for r in self.ratios if r["a"] == first]
             parts.append(text.table(["speed", "of", "compared with"], rows))
         rows = [
-            [r["model"], r["runtime"], f"{r['median_ms']:.3f}", f"{r['min_ms']:.3f}", f"{r['samples_per_s']:.1f}"]
+            [r["model"], r["runtime"], *(f"{r[key]:.3f}" for key in TIMES), f"{r['samples_per_s']:.1f}"]
             for r in self.results
         ]
-        parts.append(text.table(["model", "runtime", "median ms", "min ms", "samples/s"], rows))
+        parts.append(text.table(["model", "runtime", "median ms", "min ms", "90 %", "99 %", "samples/s"], rows))
+        if self.streams:
+            rows = [
+                [s["model"], str(s["streams"]), str(s["threads_each"]), f"{s['samples_per_s']:.1f}",
+                 f"{s['median_ms']:.3f}"]
+                for s in self.streams
+            ]  # fmt: skip
+            parts.append(text.table(["model", "streams", "threads each", "samples/s", "median ms"], rows))
         if self.layers:
-            parts.append(text.table(["layer", "op", "kernel", "us", "GMAC/s"], [_layer_row(e) for e in self.layers]))
+            headers = ["layer", "op", "kernel", "us", "GMAC/s", "of peak"]
+            parts.append(text.table(headers, [_layer_row(entry) for entry in self.layers]))
+        if self.peak_gmacs_per_s:
+            parts.append(f"peak: {self.peak_gmacs_per_s:.0f} GMAC/s, what the engine reaches on a 1x1 conv")
         where = f"{self.machine['cpu']}, {self.isa}, {self.threads} threads, batch {self.batch}, {self.rounds} rounds"
         parts.append(f"measured on: {where}")
         if any(r["runtime"] != OWN for r in self.results):
@@ -73,6 +90,7 @@ def _layer_row(entry: dict[str, Any]) -> list[str]:
         entry["kernel"] or text.MISSING,
         f"{entry['us']:.1f}",
         text.MISSING if speed is None else f"{speed:.1f}",
+        text.MISSING if entry["share_of_peak"] is None else f"{100 * entry['share_of_peak']:.0f} %",
     ]
 
 
@@ -84,6 +102,8 @@ def bench(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seconds: float = 10.0,
     per_layer: bool = False,
+    streams: Sequence[int] = (),
+    peak: tuple[Any, dict[str, np.ndarray]] | None = None,
     threads: int | None = None,
     isa: str | None = None,
     progress: Progress | None = None,
@@ -91,6 +111,8 @@ def bench(
 ) -> Bench:
     """Time every model in quantkit and in each runtime of `against`, on seeded random input.
 
+    streams: also measure the throughput of so many callers at once. peak: a model and its feeds that show the most
+    that the engine can do, for the share of it that each layer reaches.
     shapes: input name -> full shape, for dynamic dimensions other than the batch. A runtime that refuses a model is
     left out with a warning. Raises UsageError if a shape is not known or a runtime is not installed.
     """
@@ -113,6 +135,12 @@ def bench(
         progress("measure", 0, None)
     times = interleave([run for _, _, run in runs], seconds=seconds)
     isa_name = sessions[0][0].isa
+    most = _peak(*peak, threads, isa) if peak and per_layer else None
+    several = [
+        {"model": name, **stream_throughput(model, feeds, batch, count, threads, STREAM_SECONDS, isa)}
+        for model, name, (_, feeds) in zip(models, names, sessions, strict=True)
+        for count in streams
+    ]
     return Bench(
         machine=describe_machine(isa_name, threads),
         isa=isa_name,
@@ -121,8 +149,17 @@ def bench(
         rounds=len(times),
         results=[_result(m, r, times[:, i], batch) for i, (m, r, _) in enumerate(runs)],
         ratios=_ratios([f"{model} in {runtime}" for model, runtime, _ in runs], times),
-        layers=_layers(names, sessions) if per_layer else None,
+        layers=_layers(names, sessions, most) if per_layer else None,
+        streams=several or None,
+        peak_gmacs_per_s=most,
     )
+
+
+def _peak(model: Any, feeds: dict[str, np.ndarray], threads: int, isa: str | None) -> float:
+    """GMAC/s of the best of PROFILE_ROUNDS runs of the busiest node of `model`."""
+    session = Session(model, threads=threads, isa=isa)
+    rows = [max(session.profile(feeds), key=lambda row: row[4]) for _ in range(PROFILE_ROUNDS)]
+    return max(row[4] / row[3] / 1000 for row in rows)
 
 
 def _bound(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
@@ -202,7 +239,7 @@ def _result(model: str, runtime: str, seconds: np.ndarray, batch: int) -> dict[s
         "model": model,
         "runtime": runtime,
         "median_ms": 1000 * median,
-        "min_ms": 1000 * float(seconds.min()),
+        **latency_percentiles(seconds),
         "samples_per_s": batch / median,
     }
 
@@ -215,7 +252,9 @@ def _ratios(labels: Sequence[str], times: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def _layers(names: Sequence[str], sessions: Sequence[tuple[Session, dict[str, np.ndarray]]]) -> list[dict[str, Any]]:
+def _layers(
+    names: Sequence[str], sessions: Sequence[tuple[Session, dict[str, np.ndarray]]], peak: float | None
+) -> list[dict[str, Any]]:
     """Median time of every op over PROFILE_ROUNDS profiled runs of each model."""
     entries = []
     for name, (session, feeds) in zip(names, sessions, strict=True):
@@ -224,7 +263,6 @@ def _layers(names: Sequence[str], sessions: Sequence[tuple[Session, dict[str, np
             layer, op, kernel, _, macs = ops[0]
             microseconds = float(np.median([entry[3] for entry in ops]))
             speed = macs / microseconds / 1000 if macs and microseconds > 0 else None
-            entries.append(
-                {"model": name, "name": layer, "op": op, "kernel": kernel, "us": microseconds, "gmacs_per_s": speed}
-            )
+            entry = {"model": name, "name": layer, "op": op, "kernel": kernel, "us": microseconds, "gmacs_per_s": speed}
+            entries.append({**entry, "share_of_peak": speed / peak if speed and peak else None})
     return entries

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class Diagnosis:
     threads: int
     self_test: str
     versions: dict[str, str]
+    hints: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -48,7 +50,8 @@ class Diagnosis:
             ["versions", versions],
             ["kernel self-test", self.self_test],
         ]
-        return "\n".join(f"{name:<18}{value}" for name, value in rows)
+        hints = [f"for more speed: {hint}" for hint in self.hints]
+        return "\n".join([*(f"{name:<18}{value}" for name, value in rows), *hints])
 
 
 def examine(
@@ -76,7 +79,35 @@ def examine(
         threads=threads,
         self_test="; ".join(failed) or PASSED,
         versions=package_versions(),
+        hints=speed_hints(isas, chosen, threads, core_count(), Path("/sys/devices/system/cpu")),
     )
+
+
+def speed_hints(isas: Mapping[str, bool], chosen: str, threads: int, cores: int, system: Path) -> list[str]:
+    """What to change for more speed; empty where nothing would help. system: the kernel's folder about CPUs."""
+    best = [name for name, there in isas.items() if there][-1]
+    hints = []
+    if chosen != best:
+        hints.append(f"{best} is there but {chosen} was forced; leave out --isa and QUANTKIT_ISA")
+    if not any(there for name, there in isas.items() if name.endswith("vnni")):
+        hints.append("this CPU has no VNNI; one that has it (Intel since Ice Lake, AMD since Zen 4) does INT8 faster")
+    if threads < cores:
+        hints.append(f"{threads} of {cores} cores are used; raise --threads or QUANTKIT_NUM_THREADS for less latency")
+    if threads > cores:
+        hints.append(f"{threads} threads share {cores} cores and wait for each other; use --threads {cores}")
+    governor = _read(system / "cpu0" / "cpufreq" / "scaling_governor")
+    if governor not in ("", "performance"):
+        hints.append(f"the CPU's governor is {governor}; `cpupower frequency-set -g performance` keeps the clock up")
+    if _read(system / "smt" / "active") == "1":
+        hints.append("two threads share a core (SMT is on); half as many --threads may be as fast for one stream")
+    return hints
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _differing(session: Session, feeds: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> list[str]:

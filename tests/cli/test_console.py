@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import shlex
 
 import click
 import pytest
 
-from quantkit.cli import cli, main
+from quantkit.cli import EXAMPLES, cli, main
 from quantkit.cli.console import Console, Progress, progress_line
 from quantkit.errors import ModelError
 
@@ -45,15 +47,15 @@ def test_progress_rewrites_one_line_a_phase(monkeypatch):
     progress.close()
     lines = terminal.getvalue().split("\n")
     assert len(lines) == 3
-    assert "fold  1/1" in lines[0]
+    assert "1/1" in lines[0]
     assert lines[1].count("\r") == 2
-    assert "calibrate  2/2" in lines[1]
+    assert "2/2" in lines[1]
 
 
 def test_a_progress_line_has_count_rate_and_time_left():
-    assert progress_line("calibrate", 40, 100, 2.0) == "calibrate  40/100  20.0/s  3 s left"
+    assert progress_line("calibrate", 40, 100, 2.0) == "calibrate  [########............]  40/100  20.0/s  3 s left"
     assert progress_line("observe", 7, None, 1.0) == "observe  7  7.0/s"
-    assert progress_line("fold", 0, 9, 0.0) == "fold  0/9"
+    assert progress_line("fold", 0, 9, 0.0) == "fold  [....................]  0/9"
     assert progress_line("throughput", 0, None, 0.0) == "throughput ..."
 
 
@@ -75,3 +77,41 @@ def test_an_error_starts_on_a_line_of_its_own(monkeypatch):
     terminal = put_on_terminal(monkeypatch)
     assert main(["failing"]) == 1
     assert terminal.getvalue().split("\n")[1:] == ["quantkit: m.onnx: broken", ""]
+
+
+def test_a_progress_line_has_a_bar_where_the_total_is_known():
+    assert progress_line("calibrate", 5, 20, 1.0).startswith("calibrate  [#####...............]  5/20")
+    assert "[" not in progress_line("calibrate", 5, None, 1.0)
+
+
+def test_events_are_one_json_object_a_line(digits, tmp_path):
+    log = tmp_path / "events.jsonl"
+    target = tmp_path / "out.onnx"
+    assert main(["convert", str(digits.fp32), "-o", str(target), "--log-json", str(log)]) == 0
+    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    assert {event["event"] for event in events} == {"progress", "decision", "result"}
+    assert [event["time"] for event in events] == sorted(event["time"] for event in events)
+    last = [event for event in events if event["event"] == "progress"][-1]
+    assert (last["phase"], last["done"], last["total"]) == ("convert", 2, 2)
+
+
+def test_a_log_in_a_missing_folder_is_one_clear_error(digits, tmp_path, capsys):
+    missing = tmp_path / "missing" / "events.jsonl"
+    assert main(["inspect", str(digits.int8), "--log-json", str(missing)]) == 1
+    assert "--log-json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_names_the_program(shell, capsys):
+    assert main(["completion", shell]) == 0
+    assert "_QUANTKIT_COMPLETE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", list(cli.commands))
+def test_help_shows_examples_that_the_command_accepts(command):
+    lines = EXAMPLES[command]
+    assert lines
+    for line in lines:
+        words = shlex.split(line.partition(" >> ")[0])[1:]
+        assert words[0] == command
+        cli.commands[command].make_context(command, words[1:])

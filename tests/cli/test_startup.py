@@ -21,7 +21,7 @@ def test_importing_the_command_line_imports_nothing_heavy():
 
 
 def test_the_contract_names_all_exist():
-    names = "convert calibrate quantize run compare bench inspect export doctor demo"
+    names = "convert calibrate quantize run compare bench inspect export doctor demo completion"
     assert list(cli.commands) == names.split()
 
 

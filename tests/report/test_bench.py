@@ -11,6 +11,8 @@ from quantkit.errors import UsageError
 from quantkit.load.specs import TensorSpec
 from quantkit.report import runtimes
 from quantkit.report.bench import bench, random_feeds
+from quantkit.report.streams import run_together
+from quantkit.report.trace import chrome_trace
 
 IMAGE = TensorSpec("x", ("N", 3, "H", "W"), np.dtype(np.float32))
 TOKENS = TensorSpec("ids", (2, 16), np.dtype(np.int64))
@@ -88,3 +90,46 @@ def test_per_layer_times_cover_every_native_node(digits):
     assert result.layers is not None
     assert {entry["name"] for entry in result.layers} >= {"/stem/conv/Conv", "/classifier/Gemm"}
     assert all(entry["us"] >= 0 for entry in result.layers)
+
+
+def test_several_streams_share_the_threads(digits):
+    result = bench([digits.int8], seconds=0.0, threads=2, streams=(1, 2))
+    shown = [(entry["streams"], entry["threads_each"]) for entry in result.streams]
+    assert shown == [(1, 2), (2, 1)]
+    assert all(entry["samples_per_s"] > 0 for entry in result.streams)
+    assert "streams" in result.to_text()
+
+
+def test_an_error_in_one_stream_ends_all_of_them():
+    def fail():
+        raise UsageError("no")
+
+    with pytest.raises(UsageError):
+        run_together([lambda: None, fail], seconds=0.0)
+
+
+def test_every_layer_has_its_share_of_the_peak(digits):
+    from quantkit.cli.walkthrough import peak_model
+
+    result = bench([digits.int8], seconds=0.0, threads=1, per_layer=True, peak=peak_model(64, 8))
+    shares = [entry["share_of_peak"] for entry in result.layers if entry["gmacs_per_s"]]
+    assert len(shares) == 12
+    assert all(share > 0 for share in shares)
+    assert result.peak_gmacs_per_s > 0
+
+
+def test_percentiles_are_beside_the_median(digits):
+    (entry,) = bench([digits.int8], seconds=0.0, threads=1).results
+    assert entry["min_ms"] <= entry["median_ms"] <= entry["p90_ms"] <= entry["p99_ms"]
+    assert entry["p50_ms"] == entry["median_ms"]
+
+
+def test_a_trace_holds_every_layer_one_after_the_other():
+    layers = [
+        {"model": "m", "name": name, "op": "QConv", "kernel": "k", "us": us, "gmacs_per_s": None}
+        for name, us in (("a", 2.0), ("b", 3.0))
+    ]
+    trace = chrome_trace(layers, {"cpu": "x"})
+    complete = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert [(event["name"], event["ts"], event["dur"]) for event in complete] == [("a", 0.0, 2.0), ("b", 2.0, 3.0)]
+    assert [event["args"] for event in trace["traceEvents"] if event["ph"] == "M"] == [{"name": "m"}]
