@@ -97,7 +97,8 @@ class Pool:
             raise EngineError(f"could not start {threads} threads")
         if cpus is not None:
             lib.qk_pool_pin(self.handle, ffi.new("int32_t[]", list(cpus)))
-        weakref.finalize(self, lib.qk_pool_destroy, self.handle)
+        finalizer = weakref.finalize(self, lib.qk_pool_destroy, self.handle)
+        finalizer.atexit = False  # a daemon thread may still be in a run then; the process ends its threads itself
 
 
 def pack(isa: str, spec: PackedSpec) -> np.ndarray:

@@ -15,7 +15,8 @@ import numpy as np
 
 from quantkit.errors import EngineError, UsageError
 from quantkit.execute.arguments import Argument, FeedCheck, ModelMeta, argument_of, parsed
-from quantkit.execute.binding import CompiledPlan, Pool, aligned_bytes, choose_isa, pack
+from quantkit.execute.binding import CompiledPlan, Pool, aligned_bytes, choose_isa
+from quantkit.execute.packing import shared_pack
 from quantkit.execute.stored import Shapes, StoredModel
 from quantkit.execute.streams import Streams
 from quantkit.lower.plan import PackedSpec, Plan
@@ -78,13 +79,18 @@ class NativeRegion:
             plan = self._lower(shapes, self._specs)
             for name, spec in self._specs.items():
                 if name not in self._packed:
-                    self._packed[name] = pack(self.isa, spec)
+                    self._packed[name] = shared_pack(self.isa, spec)
             if self._stored is not None:
                 self._stored.save(shapes, plan, self._packed)
         found = self._plans[shapes] = CompiledPlan(plan, self.isa, self._packed)
         while len(self._plans) > PLANS_KEPT:
             self._plans.popitem(last=False)
         return found
+
+    @property
+    def arena_bytes(self) -> int:
+        """The largest arena of the plans made so far."""
+        return max((compiled.plan.arena_bytes for compiled in list(self._plans.values())), default=0)
 
     def _borrow(self, size: int) -> np.ndarray:
         try:
@@ -227,6 +233,14 @@ class Session:
     def steps(self) -> list[Step]:
         """The native regions and onnxruntime steps in the order in which they run."""
         return list(self._steps)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Peak bytes of intermediate tensors in one run: the largest arena of the native regions, which take turns.
+
+        Over the shapes run so far; 0 before the first run or look at `plan`.
+        """
+        return max((r.arena_bytes for r in self._runners if isinstance(r, NativeRegion)), default=0)
 
     def get_providers(self) -> list[str]:
         """As onnxruntime's: the CPU alone."""

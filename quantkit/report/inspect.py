@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.execute.session import Session
-from quantkit.report.text import MISSING, percent, shape, table
+from quantkit.report.text import MISSING, percent, shape, size, table
 
 NATIVE = "native"
 
@@ -20,10 +20,11 @@ class Inspection:
     isa: str
     nodes: list[dict[str, Any]]
     coverage: dict[str, float]
+    arena_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `quantkit inspect`."""
-        return {"isa": self.isa, "nodes": self.nodes, "coverage": self.coverage}
+        return {"isa": self.isa, "nodes": self.nodes, "coverage": self.coverage, "arena_bytes": self.arena_bytes}
 
     def to_text(self) -> str:
         """One line a node, then the totals."""
@@ -43,7 +44,8 @@ class Inspection:
         headers = ["node", "op", "shape", "dtype", "runs on", "kernel", "macs", "why"]
         nodes, macs = (percent(self.coverage[key]) for key in ("native_nodes", "native_macs"))
         total = (
-            f"{len(self.nodes)} nodes on {self.isa}; native: {nodes} of the nodes, {macs} of the multiply-accumulates"
+            f"{len(self.nodes)} nodes on {self.isa}; native: {nodes} of the nodes, {macs} of the multiply-accumulates; "
+            f"{size(self.arena_bytes)} for intermediate tensors at batch 1"
         )
         return f"{table(headers, rows)}\n\n{total}"
 
@@ -51,8 +53,8 @@ class Inspection:
 def inspect_model(model: Path | Any, isa: str | None = None) -> Inspection:
     """Plan `model` (path, ModelProto or onnx_ir.Model) without running it. Raises ModelError, EngineError."""
     session = Session(model, isa=isa)
-    nodes = [plan_entry(node) for node in session.plan]
-    return Inspection(session.isa, nodes, coverage(session.plan))
+    plan = session.plan
+    return Inspection(session.isa, [plan_entry(node) for node in plan], coverage(plan), session.arena_bytes)
 
 
 def plan_entry(node: Any) -> dict[str, Any]:
