@@ -54,9 +54,13 @@ class ModelResult:
         Raises OutputError: it exists (without force), its folder is missing, or it is the model that was read.
         """
         from quantkit.report.files import check_output
-        from quantkit.report.models import save_model
+        from quantkit.report.models import EXTERNAL_BYTES, save_external, save_model, weight_bytes
 
-        save_model(self.proto, check_output(Path(path), inputs=self.sources, force=force))
+        target = check_output(Path(path), inputs=self.sources, force=force)
+        if weight_bytes(self.model) > EXTERNAL_BYTES:
+            save_external(self.model, target)
+        else:
+            save_model(self.proto, target)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the kind of model, its size, and what was decided."""

@@ -14,6 +14,8 @@ from quantkit.load.shapes import light_proto
 
 LARGEST_TENSOR = 1 << 30
 """Elements of an activation; 4 GiB in float32. Damaged dimensions go far beyond, real ones stay far below."""
+BLOCK_VALUES = 1 << 22
+"""Values looked at together: 16 MiB of float32."""
 WEIGHT_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
 """Ops whose constant inputs must be finite; other constants may hold -inf (masks) or NaN."""
 PASS_THROUGH_OPS = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
@@ -100,10 +102,14 @@ def _check_finite(weight: ir.Value, node: ir.Node, label: str) -> None:
         raise ModelError(
             f"{label}: tensor {weight.name!r} cannot be read ({reason}); export the model again"
         ) from error
-    finite = np.isfinite(array.astype(np.float32) if array.dtype.kind == "V" else array)
-    if not finite.all():
-        count = int(finite.size - np.count_nonzero(finite))
+    flat = array.reshape(-1)
+    blocks = (flat[i : i + BLOCK_VALUES] for i in range(0, flat.size, BLOCK_VALUES))
+    count = sum(int(np.count_nonzero(~np.isfinite(b.astype(np.float32) if b.dtype.kind == "V" else b))) for b in blocks)
+    if count:
         raise ModelError(
             f"{label}: weight {weight.name!r} of {node.op_type} {node.name!r} holds {count} NaN or infinite values "
-            f"of {finite.size}; repair or retrain the model"
+            f"of {flat.size}; repair or retrain the model"
         )
+    del array, flat, blocks
+    if isinstance(tensor, ir.ExternalTensor):  # mapped pages count as this process's memory until then
+        tensor.release()

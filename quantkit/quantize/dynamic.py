@@ -11,18 +11,27 @@ from quantkit.quantize.apply import finish_model
 from quantkit.quantize.qparams import WEIGHT_MAX, channel_rows, weight_scales
 from quantkit.types import Decision
 
+BLOCK_VALUES = 1 << 22
+"""Weights rounded together: 32 MiB in float64."""
+
 
 def _axis(name: OpName) -> int:
     return 1 if name.base == "MatMul" else 0
 
 
 def _quantize_rows(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """(s8 weights of the same shape, float32 scale [C])."""
-    scale = weight_scales(channel_rows(weights, axis))
-    shape = [1] * weights.ndim
-    shape[axis] = -1
-    q = np.rint(weights.astype(np.float64) / scale.astype(np.float64).reshape(shape))
-    return np.clip(q, -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8), scale
+    """(s8 weights of the same shape, float32 scale [C]); some channels at a time, as the arithmetic is in float64."""
+    channels = weights.shape[axis]
+    step = max(1, BLOCK_VALUES * channels // max(weights.size, 1))
+    q, scale = np.empty(weights.shape, np.int8), np.empty(channels, np.float32)
+    for start in range(0, channels, step):
+        place = (*[slice(None)] * axis, slice(start, start + step))
+        rows = channel_rows(weights[place], axis)
+        scale[start : start + step] = weight_scales(rows)
+        rounded = np.rint(rows / scale[start : start + step, None].astype(np.float64))
+        moved = np.moveaxis(q[place], axis, 0)
+        moved[...] = np.clip(rounded, -WEIGHT_MAX, WEIGHT_MAX).reshape(moved.shape)
+    return q, scale
 
 
 def to_dynamic(model: ir.Model) -> list[Decision]:
@@ -48,7 +57,11 @@ def to_dynamic(model: ir.Model) -> list[Decision]:
         shift = new_initializer(graph, f"{node.name}/bias_float", bias.reshape(shape))
         inputs = [node.inputs[0], weight, w_scale, shift, *node.inputs[3:]]
         new = ir.node(name.at("dynamic").op_type, inputs, node.attributes, domain=DOMAIN, name=node.name)
+        used = node.inputs[1].const_value  # type: ignore[union-attr]
         replace_nodes(graph, [node], new, node.outputs[0])
+        del array
+        if isinstance(used, ir.ExternalTensor):  # mapped pages count as this process's memory until then
+            used.release()
         decisions.append(Decision("convert", "quantized", node.name or "", f"weights s8 per channel -> {new.op_type}"))
     _spell_out_unweighted(model)
     finish_model(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ from quantkit.report.files import write_atomically
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
-PROTOBUF_LIMIT = 2_000_000_000
-"""A protobuf ends at 2 GiB; larger weights go to a file beside it."""
+EXTERNAL_BYTES = 512 << 20
+"""A protobuf ends at 2 GiB and is held three times while it is written; larger weights go to a file beside it."""
 
 
 def model_proto(source: Path | str | Any) -> onnx.ModelProto:
@@ -42,7 +44,33 @@ def model_bytes(source: Path | str | Any) -> int:
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model atomically. Raises OutputError if it cannot be written or is too large for one file."""
-    if model.ByteSize() > PROTOBUF_LIMIT:
-        raise OutputError(f"{path}: {model.ByteSize()} bytes do not fit one ONNX file; export a smaller model")
+    """Write a model atomically; weights beyond EXTERNAL_BYTES go to `path`.data beside it. Raises OutputError."""
+    if model.ByteSize() > EXTERNAL_BYTES:
+        import onnx_ir
+
+        save_external(onnx_ir.from_proto(model), path)
+        return
     write_atomically(path, lambda temporary: temporary.write_bytes(model.SerializeToString()))
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers of the main graph."""
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+
+
+def save_external(model: ir.Model, path: Path) -> None:
+    """Write a model with its weights in `path`.data, tensor by tensor: no second copy of the weights in memory.
+
+    Both files appear whole, the data first. Raises OutputError if the file system refuses.
+    """
+    import onnx_ir
+
+    data = f"{path.name}.data"
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            onnx_ir.save(model, Path(folder, path.name), external_data=data)
+            for name in (data, path.name):
+                if Path(folder, name).exists():
+                    Path(folder, name).replace(path.with_name(name))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
