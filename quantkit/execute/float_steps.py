@@ -108,6 +108,9 @@ def _open(model: ir.Model, options):  # type: ignore[no-untyped-def]
 
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     if size < EXTERNAL_DATA_LIMIT:
+        for value in model.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):  # bytes have no folder to look for the file in
+                value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
         return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "step.onnx"
