@@ -79,7 +79,7 @@ def _depth_to_space(x: np.ndarray, attributes: Attributes, *, fill: np.ndarray) 
     return [ordered.reshape(n, c // (b * b), h * b, w * b)]
 
 
-COORDINATES: dict[str, Callable[[np.ndarray, np.float32, int, int], np.ndarray]] = {
+COORDINATES: dict[str, Callable[[np.ndarray, Any, int, int], np.ndarray]] = {
     "half_pixel": lambda i, scale, size, out: (i + np.float32(0.5)) / scale - np.float32(0.5),
     "pytorch_half_pixel": lambda i, scale, size, out: (
         (i + np.float32(0.5)) / scale - np.float32(0.5) if out > 1 else i * np.float32(0)

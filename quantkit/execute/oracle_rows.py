@@ -1,13 +1,14 @@
-"""Ops of the oracle that work along one axis: softmax and layer normalization. Formulas: docs/numerics.md."""
+"""Ops of the oracle that work along one axis: softmax, layer normalization, PRelu. Formulas: docs/numerics.md."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from quantkit.execute.oracle_arithmetic import pairs, params, requantize
+from quantkit.execute.oracle_arithmetic import lookup_table, pairs, params, requantize
 
 Attributes = Mapping[str, Any]
 Inputs = Sequence[np.ndarray]
@@ -39,7 +40,22 @@ def _layer_normalization(attributes: Attributes, inputs: Inputs) -> list[np.ndar
         return [requantize((count * x - total).astype(np.float32) * factor * gain + shift, y_params)]
 
 
+def _leaky(alpha: float, real: np.ndarray) -> np.ndarray:
+    return np.where(real < 0, alpha * real, real)
+
+
+def _prelu(attributes: Attributes, inputs: Inputs) -> list[np.ndarray]:
+    """QPRelu: x triple, slope, y pair: a table for each channel, in float64."""
+    x, x_params, slope, y_params = inputs[0], params(*inputs[1:3]), inputs[3].reshape(-1), params(*inputs[4:6])
+    y = np.empty_like(x)
+    for channel, alpha in enumerate(slope.tolist()):
+        table = lookup_table(partial(_leaky, alpha), x_params, y_params)
+        y[:, channel] = table[x[:, channel]]
+    return [y]
+
+
 ROWS: dict[str, Callable[[Attributes, Inputs], list[np.ndarray]]] = {
     "Softmax": _softmax,
     "LayerNormalization": _layer_normalization,
+    "PRelu": _prelu,
 }

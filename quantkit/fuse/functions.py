@@ -54,6 +54,7 @@ EXTRA_INPUTS: dict[str, tuple[str, ...]] = {
     "Split": ("split",),
     "Gather": ("indices",),
     "LayerNormalization": ("scale", "bias"),
+    "PRelu": ("slope",),
 }
 """Constant inputs that follow the activation inputs of a base op."""
 

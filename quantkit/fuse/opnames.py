@@ -26,8 +26,8 @@ POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Reduce
 MOVEMENT = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "ResizeScales", "ResizeSizes",
             "DepthToSpace", "Gather")  # fmt: skip
 VARIADIC = ("Concat", "Split")
-ROWS = ("Softmax", "LayerNormalization")
-"""Ops that work along one axis, each run of it by itself."""
+ALONG_AXIS = ("Softmax", "LayerNormalization", "PRelu")
+"""Ops that treat the runs of one axis, or the channels, each by itself."""
 MAX_VARIADIC = 64
 """Concat and Split with more operands than this stay in FP32 (a function has a fixed number of inputs)."""
 
@@ -71,7 +71,7 @@ def _all_names() -> list[OpName]:
     names += [OpName(b, "static", activation=a) for b in BINARY for a in activations]
     names += [OpName(b, "float", activation=a) for b in BINARY for a in ACTIVATIONS]
     names += [OpName(b, lv) for b in ACTIVATIONS for lv in ("float", "static")]
-    names += [OpName(b) for b in (*POOLS, *MOVEMENT, *ROWS, *PRODUCTS)]
+    names += [OpName(b) for b in (*POOLS, *MOVEMENT, *ALONG_AXIS, *PRODUCTS)]
     names += [OpName(b, count=n) for b in VARIADIC for n in range(1, MAX_VARIADIC + 1)]
     return names
 

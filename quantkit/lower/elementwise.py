@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.activations import ACTIVATIONS, lookup_table
+from quantkit.fuse.graph import constant
 from quantkit.fuse.opnames import OpName
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import Ref
@@ -55,6 +57,20 @@ def lower_unary(context: Lowering, node: ir.Node, name: OpName) -> None:
     table = lookup_table(name.base, attributes, x.scale, x.zero_point, y.scale, y.zero_point)
     source = context.view(node.inputs[0])
     context.copy(source, context.allocate(node.outputs[0], source.dims, source), table)
+
+
+def lower_prelu(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """A table for each run of channels with one slope."""
+    x, y, source = context.params(node, 1), context.params(node, 4), context.view(node.inputs[0])
+    array = constant(node.inputs[3])
+    assert array is not None
+    slopes = array.reshape(-1)
+    out = context.allocate(node.outputs[0], source.dims, source)
+    starts = [0, *(np.flatnonzero(np.diff(slopes)) + 1).tolist(), source.dims[1]]
+    for first, last in pairwise(starts):
+        attributes = {"alpha": float(slopes[first])}
+        table = lookup_table("LeakyRelu", attributes, x.scale, x.zero_point, y.scale, y.zero_point)
+        context.copy(source.slice(1, first, last - first), out.slice(1, first, last - first), table)
 
 
 def lower_binary(context: Lowering, node: ir.Node, name: OpName) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.fuse.graph import Reject
 from quantkit.fuse.opnames import OpName
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import Ref
-from quantkit.lower.views import View
+from quantkit.lower.views import View, row_major
 from quantkit.lower.weighted import ints
 
 
@@ -53,7 +53,7 @@ def lower_window_pool(context: Lowering, node: ir.Node, name: OpName) -> None:
         include = "count_include_pad" in node.attributes and node.attributes["count_include_pad"].as_int() == 1
         fields["count_padding"] = int(include)
     dims = (*x.dims[:2], *(out_hw if len(spatial) == 2 else out_hw[1:]))
-    _emit(context, node, name, x, pitch, in_hw, out_hw, dims, fields)
+    _emit(context, node, name, x, pitch, in_hw, out_hw, _allocated(context, node, dims), fields)
 
 
 def lower_global_pool(context: Lowering, node: ir.Node, name: OpName) -> None:
@@ -63,28 +63,46 @@ def lower_global_pool(context: Lowering, node: ir.Node, name: OpName) -> None:
 
 
 def lower_reduce_mean(context: Lowering, node: ir.Node, name: OpName) -> None:
-    """ReduceMean over all spatial axes is GlobalAveragePool, with or without the axes kept."""
-    x, pitch = context.pixels(context.view(node.inputs[0]))
-    axes = ints(node, "axes")
-    if axes != list(range(2, len(x.dims))):
-        raise Reject(f"axes {axes} are not the spatial axes of rank {len(x.dims)}")
-    pixels = int(np.prod(x.dims[2:], dtype=np.int64))
+    """The mean over neighbouring axes: those behind them are the channels of a pool, those before them its batch."""
+    source, axes = context.view(node.inputs[0]), ints(node, "axes")
     kept = node.attributes["keepdims"].as_int() == 1
-    _emit_global(context, node, name, x, pitch, pixels, (*x.dims[:2], *([1] * len(axes) if kept else [])))
+    first, last = axes[0], axes[-1] + 1
+    dims = (*source.dims[:first], *([1] * len(axes) if kept else []), *source.dims[last:])
+    if first == 2 and last == len(source.dims):  # over the spatial axes of an image, as it lies in memory
+        x, pitch = context.pixels(source)
+        _emit_global(context, node, name, x, pitch, math.prod(x.dims[2:]), dims)
+        return
+    rank = len(source.dims)
+    turned = source.permuted([*range(first), *range(last, rank), *range(first, last)])
+    batch, channels, pixels = (math.prod(source.dims[a:b]) for a, b in ((0, first), (last, rank), (first, last)))
+    if turned.strides[-1] == 1:  # what is summed lies together: each mean is an image of its own
+        batch, channels = batch * channels, 1
+    x, pitch = context.pixels(context.reshaped(turned, (batch, channels, pixels)))
+    out = context.set(node.outputs[0], context.temporary(dims, row_major(dims)))
+    _emit(context, node, name, x, pitch, [1, pixels], [1, 1], (out, channels), _whole(pixels))
 
 
 def _emit_global(context: Lowering, node: ir.Node, name: OpName, x: View, pitch: int, pixels: int,
                  dims: tuple[int, ...]) -> None:  # fmt: skip
-    fields = {"kernel_h": 1, "kernel_w": pixels, "stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1}
-    _emit(context, node, name, x, pitch, [1, pixels], [1, 1], dims, fields)
+    _emit(context, node, name, x, pitch, [1, pixels], [1, 1], _allocated(context, node, dims), _whole(pixels))
+
+
+def _whole(pixels: int) -> dict[str, Any]:
+    """The window that is the whole image, as one row."""
+    return {"kernel_h": 1, "kernel_w": pixels, "stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1}
+
+
+def _allocated(context: Lowering, node: ir.Node, dims: tuple[int, ...]) -> tuple[View, int]:
+    view = context.allocate(node.outputs[0], dims)
+    return view, context.pixels(view)[1]
 
 
 def _emit(context: Lowering, node: ir.Node, name: OpName, x: View, pitch: int, in_hw: list[int], out_hw: list[int],
-          dims: tuple[int, ...], fields: dict[str, Any]) -> None:  # fmt: skip
+          out: tuple[View, int], fields: dict[str, Any]) -> None:  # fmt: skip
+    """One QK_POOL; out: where it writes, and the pitch of its pixels."""
     x_params, y_params = context.params(node, 1), context.params(node, 3)
     average = name.base not in ("MaxPool", "GlobalMaxPool")
-    view = context.allocate(node.outputs[0], dims)
-    out_pitch = context.pixels(view)[1]
+    view, out_pitch = out
     params: dict[str, Any] = {
         "batch": x.dims[0], "channels": x.dims[1], "in_h": in_hw[0], "in_w": in_hw[1], "in_pitch": pitch,
         "out_h": out_hw[0], "out_w": out_hw[1], "out_pitch": out_pitch, "average": int(average),

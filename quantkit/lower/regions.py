@@ -44,6 +44,7 @@ LOWERINGS: dict[str, LowerFunction] = {
     "ResizeSizes": resize.lower_resize,
     "Gather": movement.lower_gather,
     "ActivationMatMul": products.lower_product,
+    "PRelu": elementwise.lower_prelu,
     "Softmax": rows.lower_softmax,
     "LayerNormalization": rows.lower_layer_normalization,
 }

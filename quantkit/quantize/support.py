@@ -87,8 +87,8 @@ def _reduce_mean(node: ir.Node) -> StaticForm:
         axes = _constant_input(node, 1, "the list of axes")
     rank = _rank(node.inputs[0])  # type: ignore[arg-type]
     normal = sorted(int(a) % rank for a in axes)
-    if rank not in (3, 4) or normal != list(range(2, rank)):
-        raise Reject(f"mean over axes {normal} of rank {rank}; the engine has the spatial axes")
+    if not normal or normal != list(range(normal[0], normal[0] + len(normal))):
+        raise Reject(f"mean over axes {normal}, which are not neighbours")
     keepdims = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
     return StaticForm(OpName("ReduceMean"), (node.inputs[0],), (), {"axes": normal, "keepdims": keepdims})  # type: ignore[arg-type]
 
@@ -182,6 +182,16 @@ def _split(node: ir.Node) -> StaticForm:
     return StaticForm(OpName("Split", count=count), (node.inputs[0],), (split,), {"axis": axis}, True)  # type: ignore[arg-type]
 
 
+def _prelu(node: ir.Node) -> StaticForm:
+    """One slope a channel; one slope for all is LeakyRelu."""
+    slope = _constant_input(node, 1, "the slope").astype(np.float32)
+    rank = _rank(node.inputs[0])  # type: ignore[arg-type]
+    lifted = slope.reshape((1,) * (rank - slope.ndim) + slope.shape)
+    if rank < 2 or lifted.size != lifted.shape[1]:
+        raise Reject(f"a slope of shape {list(slope.shape)}; the engine has one a channel")
+    return StaticForm(OpName("PRelu"), (node.inputs[0],), (slope,))  # type: ignore[arg-type]
+
+
 def _softmax(node: ir.Node) -> StaticForm:
     rank = _rank(node.inputs[0])  # type: ignore[arg-type]
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
@@ -244,6 +254,7 @@ FORMS: dict[str, Callable[[ir.Node], StaticForm]] = {
     "Split": _split,
     "Gather": _gather,
     "MatMul": _product,
+    "PRelu": _prelu,
     "Softmax": _softmax,
     "LayerNormalization": _layer_normalization,
     "Add": _binary,

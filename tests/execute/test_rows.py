@@ -44,3 +44,29 @@ def test_layer_normalization_over_more_axes_stays_in_float():
     body = f"c = Conv<{CONV}>(x, w) n = LayerNormalization<axis=-2>(c, g) y = Conv<{POINT}>(n, v)"
     found = quantized(model(body, {"w": (8, 3, 3, 3), "g": (8, 8), "v": (4, 8, 1, 1)}))
     assert "LayerNormalization" in [n.op_type for n in found.graph]
+
+
+@pytest.mark.parametrize("slopes", [GAIN, np.repeat(GAIN[:2], 4), -GAIN])
+def test_prelu_with_a_slope_a_channel(slopes):
+    body = f"c = Conv<{CONV}>(x, w) p = PRelu(c, s) y = Conv<{POINT}>(p, v)"
+    proto = model(body, {"w": (8, 3, 3, 3), "s": slopes.reshape(8, 1, 1), "v": (4, 8, 1, 1)})
+    check_native(proto, ["QPRelu"], X)
+
+
+def test_prelu_with_a_slope_a_pixel_stays_in_float():
+    body = f"c = Conv<{CONV}>(x, w) p = PRelu(c, s) y = Conv<{POINT}>(p, v)"
+    found = quantized(model(body, {"w": (8, 3, 3, 3), "s": (8, 8, 8), "v": (4, 8, 1, 1)}))
+    assert "PRelu" in [n.op_type for n in found.graph]
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("axes", ["1", "3", "2,3", "1,2", "0", "1,2,3"])
+def test_the_mean_over_neighbouring_axes(axes, keep):
+    body = (
+        f"c = Conv<{CONV}>(x, w) r = Relu(c) m = ReduceMean<axes=[{axes}], keepdims={keep}>(r) "
+        "f = Reshape(m, s) y = Gemm<transB=1>(f, g)"
+    )
+    size = {"1": 64, "3": 64, "2,3": 8, "1,2": 8, "0": 512, "1,2,3": 1}[axes]
+    rows = np.array([1 if axes == "0" else -1, size], np.int64)
+    proto = model(body, {"w": (8, 3, 3, 3), "s": rows, "g": (5, size)}, outputs="float[M,5] y")
+    check_native(proto, ["QReduceMean"], X)

@@ -71,7 +71,7 @@ def test_group_ranges_are_the_union():
     [
         (f"p, i = MaxPool<kernel_shape=[2,2]>(x) c = Conv<{CONV}>(p, w) j = Cast<to=1>(i) y = Add(c, j)", "indices"),
         (f'c = Conv<{CONV}>(x, w) y = Pad<mode="reflect">(c, pads)', "mode reflect"),
-        (f"c = Conv<{CONV}>(x, w) y = ReduceMean<axes=[1]>(c)", "mean over axes [1]"),
+        (f"c = Conv<{CONV}>(x, w) y = ReduceMean<axes=[1,3]>(c)", "mean over axes [1, 3]"),
     ],
 )
 def test_a_form_that_the_engine_lacks_is_refused_with_its_reason(body, reason):
