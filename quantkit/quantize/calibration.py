@@ -37,8 +37,12 @@ from quantkit.types import METHODS, Decision, Goal, QuantConfig, QuantParams, Ra
 PREPROCESS_KEY, METHOD_KEY = "quantkit.preprocess", "quantkit.method"
 DATA_KEY, SAMPLES_KEY = "quantkit.calibration.sha256", "quantkit.calibration.samples"
 DEFAULT_METHOD = "mse"
+CLOSE_DB = 1.0
+"""`best` also tunes the methods that measured within this of the first: tuning moves models by about as much."""
+DRAWS = 2
+"""Draws of sampled positions that `best` tunes with, for each method."""
 MEASURED_SAMPLES = 32
-"""Samples on which methods are compared: their scores differ by more than the choice of samples moves them."""
+"""Samples on which methods are compared: seconds of work, and the order of the methods shows."""
 
 
 def observed_tensors(model: ir.Model, selection: Selection) -> list[str]:
@@ -98,6 +102,7 @@ class Maker:
         self.layers = [layer.name for layer in tunable_layers(selection)]
         self.decisions: list[Decision] = []
         self.method = config.method or DEFAULT_METHOD
+        self.close_methods = [self.method]
         if config.method is None and open_int8 is not None:
             self.method = self._measured_method(open_int8)
 
@@ -115,13 +120,39 @@ class Maker:
 
     def made(self, effort: str | None = None, keep: Collection[str] = ()) -> Calibrated:
         """The model by an effort (that of the configuration unless given)."""
-        model, layers, scales = self.plain(self.method, keep)
-        if (effort or self.config.effort) == "fast" or self.open_int8 is None:
-            return Calibrated(model, [])
+        effort = effort or self.config.effort
+        if effort == "fast" or self.open_int8 is None:
+            return Calibrated(self.plain(self.method, keep)[0], [])
+        if effort == "balanced":
+            return self.tuned(self.method, self.config.seed, keep)
+        return self._nearest(keep)
+
+    def tuned(self, method: str, seed: int, keep: Collection[str] = ()) -> Calibrated:
+        """The model by a method, tuned on positions drawn by `seed`."""
+        assert self.open_int8 is not None
+        model, layers, scales = self.plain(method, keep)
         decisions = tune_layers(
             model, self.expanded, layers, scales, self.replay, self.open_int8, per_channel=self.config.per_channel,
-            seed=self.config.seed, threads=self.threads, progress=self.progress)  # fmt: skip
+            seed=seed, threads=self.threads, progress=self.progress)  # fmt: skip
         return Calibrated(model, decisions)
+
+    def _nearest(self, keep: Collection[str]) -> Calibrated:
+        """Of several tuned models, by each of the close methods and from DRAWS draws, the nearest to FP32."""
+        assert self.open_int8 is not None
+        fidelity = Fidelity(self.expanded, self.replay, self.threads)
+        best: tuple[float, str, Calibrated] | None = None
+        scores = []
+        for method in self.close_methods:
+            for draw in range(DRAWS):
+                made = self.tuned(method, self.config.seed + draw, keep)
+                db = fidelity.sqnr(made.model, self.open_int8)
+                scores.append(f"{method} {db:.2f} dB")
+                if best is None or db > best[0]:
+                    best = (db, method, made)
+        assert best is not None
+        self.method = best[1]
+        note = Decision("quantize", "measured", "model", f"nearest of the tuned models: {', '.join(scores)}")
+        return Calibrated(best[2].model, [note, *best[2].decisions])
 
     def reach(self, goal: Goal) -> Calibrated:
         """The first model that reaches the goal, as quantkit.quantize.search looks for it; else the best one found."""
@@ -134,6 +165,7 @@ class Maker:
         fidelity = Fidelity(self.expanded, self.replay.first(MEASURED_SAMPLES), self.threads)
         scores = {method: fidelity.sqnr(self.plain(method)[0], open_int8) for method in METHODS}
         best = max(METHODS, key=lambda method: scores[method])
+        self.close_methods = [method for method in METHODS if scores[method] > scores[best] - CLOSE_DB]
         listed = ", ".join(f"{name} {db:.2f} dB" for name, db in scores.items())
         self.decisions.append(Decision("quantize", "measured", "model", f"ranges by {best}: {listed}"))
         return best

@@ -90,3 +90,11 @@ def test_a_static_batch_is_filled_up_and_the_filling_does_not_count():
     whole = [Session(result.model).run(None, {"x": OTHER[i : i + 4]})[0] for i in (0, 4)]
     expected = run_onnxruntime(network(), {"x": OTHER[:8]})[0]
     assert sqnr_db(expected, np.concatenate(whole)) > 20.0
+
+
+def test_best_is_the_nearest_of_several_tuned_models():
+    proto = network()
+    result = pipeline.quantize(proto, DATA, config=QuantConfig(effort="best"))
+    balanced = pipeline.quantize(proto, DATA, config=QuantConfig(effort="balanced"))
+    assert fidelity(proto, result.model, DATA) >= fidelity(proto, balanced.model, DATA)
+    assert any(d.detail.startswith("nearest of the tuned models") for d in result.decisions)
