@@ -32,6 +32,11 @@ class Argument:
     ranked: bool = True
 
     @property
+    def is_tensor(self) -> bool:
+        """Is it a plain tensor, not a sequence or an optional value?"""
+        return self.type.startswith("tensor(")
+
+    @property
     def dtype(self) -> np.dtype | None:
         """What an array must be; None: anything."""
         kind = self.type.removeprefix("tensor(").removesuffix(")")
@@ -71,17 +76,34 @@ def parsed(data: bytes) -> Any:
 
 def argument_of(value: ir.Value) -> Argument:
     """The Argument of a graph's input or output."""
-    names = {"FLOAT": "float", "STRING": "string"}
-    kind = value.dtype.name if value.dtype is not None else "UNDEFINED"
+    import onnx_ir as ir
+
+    if value.type is not None and not isinstance(value.type, ir.TensorType | ir.SparseTensorType):
+        return Argument(value.name or "", [], _type_text(value.type), ranked=False)
     dims = [] if value.shape is None else [d if isinstance(d, int) else d.value for d in value.shape]
-    return Argument(value.name or "", dims, f"tensor({names.get(kind, kind.lower())})", value.shape is not None)
+    return Argument(value.name or "", dims, f"tensor({_kind(value.dtype)})", value.shape is not None)
+
+
+def _kind(dtype: ir.DataType | None) -> str:
+    return {"FLOAT": "float"}.get(dtype.name, dtype.name.lower()) if dtype is not None else "undefined"
+
+
+def _type_text(kind: Any) -> str:
+    """onnxruntime's spelling: `seq(tensor(float))`, `optional(seq(tensor(int64)))`."""
+    import onnx_ir as ir
+
+    for wrapper, name in ((ir.SequenceType, "seq"), (ir.OptionalType, "optional")):
+        if isinstance(kind, wrapper):
+            return f"{name}({_type_text(kind.elem_type)})"
+    return f"tensor({_kind(kind.dtype)})"
 
 
 class FeedCheck:
     """Feeds as arrays, checked against a model's inputs."""
 
     def __init__(self, inputs: Sequence[Argument]) -> None:
-        self._inputs = [(a.name, a.dtype, a.shape if a.ranked else None) for a in inputs]
+        self._inputs = [(a.name, a.dtype if a.is_tensor else None, a.shape if a.ranked else None) for a in inputs]
+        self._others = {a.name for a in inputs if not a.is_tensor}
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Raises DataError for a missing or unknown input, a wrong dtype, rank or fixed dimension."""
@@ -90,7 +112,10 @@ class FeedCheck:
         if missing or unknown:
             wrong = f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is unknown"
             raise DataError(f"input {wrong}; the model's inputs are: {', '.join(names)}")
-        return {name: _checked_array(name, dtype, dims, feeds[name]) for name, dtype, dims in self._inputs}
+        return {
+            name: feeds[name] if name in self._others else _checked_array(name, dtype, dims, feeds[name])
+            for name, dtype, dims in self._inputs
+        }
 
 
 def _checked_array(name: str, dtype: np.dtype | None, dims: list[int | str | None] | None, given: Any) -> np.ndarray:
@@ -103,6 +128,6 @@ def _checked_array(name: str, dtype: np.dtype | None, dims: list[int | str | Non
         )
         if not fits:
             raise DataError(f"input {name!r} has shape {list(array.shape)}, the model wants {dims}")
-    if prod(array.shape) == 0:
+    if prod(array.shape) == 0 and 0 not in (dims or ()):
         raise DataError(f"input {name!r} is empty: shape {list(array.shape)}")
     return array

@@ -17,6 +17,8 @@ RESIZE_WITH_MODES = 11
 """From here on Resize names its coordinate and rounding modes; onnx.version_converter leaves the new defaults in."""
 MISCONVERTED_OPS = frozenset(["Hardmax"])
 """Ops whose meaning changed at opset 13 without onnx.version_converter knowing: such a file stays as it is."""
+SCAN_WITHOUT_BATCH = 9
+"""Scan has lost its batch dimension here; the converter only renames it."""
 TARGETS = (17, 16, 15, 14, 13)
 """Tried in this order when a file is older than MODERN."""
 
@@ -40,6 +42,8 @@ def raise_opset(model: ir.Model, label: str) -> tuple[ir.Model, list[Decision]]:
         ]
     if version >= MODERN:
         return model, []
+    if version < SCAN_WITHOUT_BATCH and any(node.op_type == "Scan" for node in model.graph.all_nodes()):
+        return model, [Decision("load", "kept", label, f"opset {version} stays: its Scan has a batch dimension")]
     reasons = []
     for target in TARGETS:
         try:
