@@ -7,7 +7,7 @@ BUILT := $(VENV)/built
 ENGINE := $(shell find native -type f)
 C_FILES := $(filter %.c %.h %.inc,$(ENGINE)) $(wildcard tests/*/*.c)
 
-.PHONY: help demo test test-slow test-emulator test-asan test-scalar test-arm fuzz mca check format docs bench build clean
+.PHONY: help demo test test-slow test-emulator test-asan test-scalar test-arm fuzz mca check format docs bench bench-check bench-baseline build clean
 
 help:
 	@echo "make demo          set up everything, quantize the embedded model, compare it with FP32"
@@ -23,6 +23,7 @@ help:
 	@echo "make format        format Python and C"
 	@echo "make docs          regenerate docs/cli.md"
 	@echo "make bench         time all models against other runtimes, see benchmarks/README.md"
+	@echo "make bench-check   tell which model or layer became slower, see benchmarks/README.md"
 	@echo "make clean         remove everything that was built"
 
 $(INSTALLED): pyproject.toml setup.py .ci/packages
@@ -108,6 +109,13 @@ docs: $(INSTALLED)
 bench: $(BUILT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' || true
 	$(BIN)/python -m benchmarks --fresh
+
+# Against benchmarks/baseline.json; bench-baseline makes what is measured now the baseline of this machine.
+bench-check: $(BUILT)
+	$(BIN)/python -m benchmarks.guard
+
+bench-baseline: $(BUILT)
+	$(BIN)/python -m benchmarks.guard --write
 
 clean:
 	rm -rf $(VENV) build demo quantkit.egg-info quantkit/execute/_engine*

@@ -48,7 +48,7 @@ def available() -> tuple[list[BenchModel], list[str]]:
             models.append(_trained(source) if name == TRAINED else _topology(source))
         else:
             missing.append(f"{name}: {source.parent.name}/{source.name} is not in the shared folder")
-    return models or [_embedded()], missing
+    return models or [embedded()], missing
 
 
 def _topology(source: Path) -> BenchModel:
@@ -95,7 +95,9 @@ def _images(files: list[Path], recipe) -> np.ndarray:  # type: ignore[no-untyped
     return np.stack([recipe.apply(np.asarray(Image.open(f).convert("RGB"))) for f in files[:IMAGES]])
 
 
-def _embedded() -> BenchModel:
+def embedded() -> BenchModel:
+    """The digits CNN of the repository."""
+
     @cache
     def samples() -> tuple[np.ndarray, np.ndarray]:
         from quantkit.observe import load_preprocess

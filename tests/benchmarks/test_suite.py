@@ -48,9 +48,9 @@ def test_the_embedded_model_stands_in_where_the_shared_ones_are_absent(digits):
     assert [len(x) for x in digits[0].samples()] == [200, 500]
 
 
-def test_a_measured_model_has_speed_and_fidelity_of_every_runtime(digits, tmp_path):
+def test_a_measured_model_has_speed_and_fidelity_of_every_runtime(digits, prepared):
     candidates = [QUANTKIT, REFERENCE, CANDIDATES["onnxruntime-int8"]]
-    cells = suite.measure(digits[0], candidates, Setting(batch=8, threads=1), tmp_path, 0.0, pytest.fail)
+    cells = suite.measure(digits[0], candidates, Setting(batch=8, threads=1), prepared, 0.0, pytest.fail)
     assert [c.runtime for c in cells] == [c.name for c in candidates]
     assert all(c.median_ms >= c.min_ms > 0 for c in cells)
     assert cells[0].speedup == 1.0
@@ -62,16 +62,16 @@ def test_a_measured_model_has_speed_and_fidelity_of_every_runtime(digits, tmp_pa
     assert len(json.loads(json.dumps(suite.to_json(header, cells)))["results"]) == 3
 
 
-def test_a_runtime_that_cannot_run_a_model_is_left_out_and_named(digits, tmp_path):
+def test_a_runtime_that_cannot_run_a_model_is_left_out_and_named(digits, prepared):
     def refuse(*arguments):
         raise RuntimeError("no kernel")
 
     broken = Candidate("broken", True, (), ".broken", lambda model, fp32, target: target.write_bytes(b""), refuse)
     said: list[str] = []
-    cells = suite.measure(digits[0], [QUANTKIT, broken], Setting(1, 1), tmp_path, 0.0, said.append)
+    cells = suite.measure(digits[0], [QUANTKIT, broken], Setting(1, 1), prepared, 0.0, said.append)
     assert [c.runtime for c in cells] == [QUANTKIT.name]
     assert said == ["broken cannot run digits_cnn: no kernel"]
-    assert suite.measure(digits[0], [broken, QUANTKIT], Setting(1, 1), tmp_path, 0.0, said.append) == []
+    assert suite.measure(digits[0], [broken, QUANTKIT], Setting(1, 1), prepared, 0.0, said.append) == []
 
 
 def test_a_candidate_names_what_is_not_installed():
