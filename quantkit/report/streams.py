@@ -1,4 +1,4 @@
-"""Throughput of several streams at once: as many sessions, each with its share of the threads."""
+"""Throughput of several streams at once: one session, each stream with its share of the threads."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def stream_throughput(
     seconds: float,
     isa: str | None = None,
 ) -> dict[str, Any]:
-    """Samples a second of `streams` callers, each with a session of threads / streams threads (at least 1).
+    """Samples a second of `streams` callers, each served by a stream of threads / streams threads (at least 1).
 
     {"streams", "threads_each", "batch", "samples_per_s", "median_ms"}: median_ms is the latency that a caller sees.
     """
     each = max(1, threads // streams)
-    sessions = [Session(model, threads=each, isa=isa) for _ in range(streams)]
-    times = run_together([lambda s=s: s.run(None, feeds) for s in sessions], seconds)  # type: ignore[misc]
+    session = Session(model, threads=each * streams, isa=isa, streams=streams)
+    times = run_together([lambda: session.run(None, feeds)] * streams, seconds)
     total = sum(len(runs) for runs in times.values())
     longest = max(sum(runs) for runs in times.values())
     return {
