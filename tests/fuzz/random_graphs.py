@@ -48,7 +48,8 @@ class Builder:
 
     def some(self, rank: int = 4, like: Shape | None = None) -> str | None:
         """A value of this rank, or shaped as `like`; None if there is none. The latest comes first in shrinking."""
-        fitting = [name for name, shape in self.values.items() if (shape == like if like else len(shape) == rank)]
+        made = [item for item in self.values.items() if item[0] != "x"] or list(self.values.items())
+        fitting = [name for name, shape in made if (shape == like if like else len(shape) == rank)]
         return self.pick(fitting[::-1]) if fitting else None
 
     def constant(self, value: np.ndarray) -> str:
