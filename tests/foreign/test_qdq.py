@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto
 
 from quantkit import Session
+from quantkit.execute.binding import available_isas
 from quantkit.execute.oracle import run_oracle
 from quantkit.foreign import to_static
 from quantkit.load import load
@@ -66,6 +67,7 @@ CASES = {
     "Gemm without a bias": lambda b, x: gemm(b, x, transposed=True, bias=False),
     "MatMul": matmul,
     "MatMul of a transposed weight": matmul_of_a_transposed_weight,
+    "MatMul of two activations": lambda b, x: b.node("MatMul", [x, second(b)]),
     "Add": lambda b, x: b.node("Add", [x, second(b)]),
     "Sub": lambda b, x: b.node("Sub", [x, second(b)]),
     "Mul": lambda b, x: b.node("Mul", [x, second(b)]),
@@ -268,3 +270,18 @@ def test_importing_changes_neither_names_nor_shapes_of_inputs_and_outputs():
     session = Session(proto)
     assert [a.name for a in session.get_inputs()] == [i.name for i in proto.graph.input]
     assert [a.name for a in session.get_outputs()] == [o.name for o in proto.graph.output]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_weights_of_minus_128_give_the_same_bits_on_every_isa_also_in_large_images(seed):
+    rng = np.random.default_rng(seed)
+    q = rng.choice([-128, 127], (64, 64, 3, 3)) if seed else np.full((64, 64, 3, 3), -128)
+    b = Builder()
+    w = b.weight(q.astype(np.int8), 1e-4)
+    y = b.node("Conv", [b.through("x", X_SCALE, 128 * seed), w], **WINDOW)
+    proto = b.model({"x": [1, 64, 56, 56]}, {b.quantize(y, 0.02 if seed else 0.2, 128): TensorProto.UINT8})
+    x = rng.choice(np.array([-9.0, 9.0, 0.1, 1.0, -1.0], np.float32), (1, 64, 56, 56))
+    expected = Session(proto, isa="scalar").run(None, {"x": x})[0]
+    assert len(np.unique(expected)) > 20
+    for isa in [isa for isa, there in available_isas().items() if there]:
+        np.testing.assert_array_equal(Session(proto, isa=isa).run(None, {"x": x})[0], expected)
