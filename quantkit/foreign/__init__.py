@@ -14,6 +14,8 @@ __all__ = ["REASON_KEY", "to_static"]
 
 REASON_KEY = "quantkit.foreign.reason"
 """Key of node.meta: why the import left the node to onnxruntime."""
+NOT_IMPORTED = ("ConvTranspose",)
+"""Weighted ops whose integer weights would have to be rearranged; they run in float32, as they are."""
 OLDEST_OPSET = 13
 """DequantizeLinear has an axis from here on."""
 
@@ -45,7 +47,8 @@ def to_static(model: ir.Model) -> list[Decision]:
     absorb_channel_scales(model)
     normalize(model)  # again: there may be new constants and scales
     remember_constants(model)
-    decisions = convert_nodes(model, fuse(model))
+    left = {node.name for node in model.graph if node.op_type in NOT_IMPORTED}
+    decisions = convert_nodes(model, fuse(model, lambda name: name in left))
     forget_constants(model)
     expand_in_place(model)
     lift_constants(model)
