@@ -87,11 +87,15 @@ def node_plans(graph: ir.Graph, steps: Sequence[Step], runners: Sequence[Any], i
 
 
 def _kernels(step: Step, runner: Any, isa: str) -> Mapping[str, str]:
-    """The kernels of a region, from its plan for the declared shapes (1 for dynamic dimensions, 32 for images)."""
-    shapes = tuple(_example_dims(v) for v in step.inputs)
-    try:
-        compiled = runner.plan_for(shapes)
-    except Exception:
+    """The kernels of a region, from its plan for the declared shapes, dynamic dimensions as EXAMPLE_SIZES."""
+    compiled = None
+    for size in EXAMPLE_SIZES:
+        try:
+            compiled = runner.plan_for(tuple(_example_dims(v, size) for v in step.inputs))
+            break
+        except Exception:  # any error of a shape that no run need have
+            continue
+    if compiled is None:
         return dict.fromkeys((n.name or "" for n in step.nodes), f"chosen at run time ({isa})")
     names: dict[str, list[str]] = {}
     for op, kernel in zip(compiled.plan.ops, compiled.kernel_names(), strict=True):
@@ -99,11 +103,11 @@ def _kernels(step: Step, runner: Any, isa: str) -> Mapping[str, str]:
     return {node: "+".join(dict.fromkeys(kernels)) for node, kernels in names.items()}
 
 
-EXAMPLE_SIZE = 224
-"""What a dynamic image side is taken to be when kernels are listed."""
+EXAMPLE_SIZES = (224, 1)
+"""What a dynamic dimension is taken to be when kernels are listed: an image's side; where that does not fit, 1."""
 
 
-def _example_dims(value: ir.Value) -> tuple[int, ...]:
+def _example_dims(value: ir.Value, size: int) -> tuple[int, ...]:
     if value.shape is None:
         return (1,)
-    return tuple(d if isinstance(d, int) else (1 if i == 0 else EXAMPLE_SIZE) for i, d in enumerate(value.shape))
+    return tuple(d if isinstance(d, int) else (1 if i == 0 else size) for i, d in enumerate(value.shape))
