@@ -21,7 +21,7 @@ help:
 	@echo "make mca           predicted speed of the VNNI kernels (llvm-mca)"
 	@echo "make check         lint, format and type checks"
 	@echo "make format        format Python and C"
-	@echo "make docs          regenerate docs/cli.md"
+	@echo "make docs          generate the reference pages, build the site in build/site"
 	@echo "make bench         time all models against other runtimes, see benchmarks/README.md"
 	@echo "make bench-check   tell which model or layer became slower, see benchmarks/README.md"
 	@echo "make clean         remove everything that was built"
@@ -102,8 +102,12 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
 
-docs: $(INSTALLED)
+# The site goes to build/site; a broken link or anchor fails it.
+docs: $(BUILT)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_api.py
+	$(BIN)/mkdocs build --strict --quiet
 
 # OpenVINO and NNCF come from the bench extra; without them the suite leaves them out.
 bench: $(BUILT)
