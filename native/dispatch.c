@@ -92,7 +92,7 @@ const char *qk_op_kernel_name(qk_isa isa, const qk_op *op) {
 
 int64_t qk_op_scratch_bytes(qk_isa isa, const qk_op *op) {
     const qk_kernel *kernel = qk_find_kernel(isa, op, NULL);
-    return kernel && kernel->scratch_bytes ? qk_round_up(kernel->scratch_bytes(op), 64) : 0;
+    return kernel && kernel->scratch_bytes ? QK_KEPT_BYTES + qk_round_up(kernel->scratch_bytes(op), 64) : 0;
 }
 
 /* Sizes that the packed form depends on. The accumulator stays in int32 as long as 255 * 127 * K + |bias| < 2^31. */

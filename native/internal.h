@@ -30,12 +30,18 @@ typedef struct {
     int64_t nanoseconds;
 } qk_work;
 
-/* What a kernel is given: units begin..end-1 of the op, and scratch of its own (64-byte aligned). */
+/* What a kernel is given: units begin..end-1 of the op, and scratch of its own (64-byte aligned). `kept` is -1 before a
+ * thread's first units of an op; what a kernel writes there comes back with the next units on that thread, and its
+ * scratch with it. */
 typedef struct {
     void *const *buffers;
     int64_t begin, end;
     void *scratch;
+    int64_t *kept; /* NULL for a kernel without scratch */
 } qk_task;
+
+/* The part of a thread's scratch that holds `kept`. */
+enum { QK_KEPT_BYTES = 64 };
 
 typedef struct {
     int32_t (*accepts)(const qk_op *op); /* should it run this op? NULL: every op of its kind */

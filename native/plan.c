@@ -14,12 +14,19 @@ typedef struct {
     int64_t scratch_per_thread;
 } op_run;
 
+/* NULL if the kernel has none. */
+static char *scratch_of(const op_run *run, int32_t thread) {
+    return run->kernel->scratch_bytes ? run->scratch + thread * run->scratch_per_thread : NULL;
+}
+
 static void run_range(void *context, int32_t thread, int64_t begin, int64_t end) {
     const op_run *run = context;
+    char *scratch = scratch_of(run, thread);
     const qk_task task = {.buffers = run->buffers,
                           .begin = begin,
                           .end = end,
-                          .scratch = run->scratch + thread * run->scratch_per_thread};
+                          .scratch = scratch ? scratch + QK_KEPT_BYTES : NULL,
+                          .kept = (int64_t *)scratch};
     run->kernel->run(run->op, &task);
 }
 
@@ -35,8 +42,11 @@ static qk_status run_op(qk_isa isa, qk_pool *pool, int32_t threads, op_run *run)
         return QK_BAD_ARGUMENT;
     if (run->op->kind == QK_CONV && !((const qk_conv_params *)run->op->params)->packed)
         return QK_BAD_ARGUMENT;
-    if (run->kernel->scratch_bytes && (!run->scratch || run->kernel->scratch_bytes(run->op) > run->scratch_per_thread))
+    if (run->kernel->scratch_bytes &&
+        (!run->scratch || QK_KEPT_BYTES + run->kernel->scratch_bytes(run->op) > run->scratch_per_thread))
         return QK_BAD_ARGUMENT;
+    for (int32_t thread = 0; run->kernel->scratch_bytes && thread < threads; thread++)
+        *(int64_t *)scratch_of(run, thread) = -1;
     const qk_work work = run->kernel->work(run->op);
     if (threads == 1 || work.nanoseconds < MIN_PARALLEL_NS) {
         if (work.units > 0)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantkit.execute._engine import lib
+from quantkit.execute._engine import ffi, lib
 
-from tests.kernels.engine import ISAS, isa_name, kernels, op_kernel_name
+from tests.kernels.engine import ISAS, aligned, isa_name, kernels, op_kernel_name, pointer
 from tests.kernels.oracle_conv import Array, Geometry
 from tests.kernels.test_conv import Layer
 
@@ -131,3 +131,31 @@ def test_the_largest_transformed_values_equal_the_oracle(isa: int) -> None:
 def test_many_blocks_of_tiles_equal_the_oracle(isa: int, threads: int) -> None:
     check(isa, replace(IMAGE, batch=3, size=(30, 33), out_c=40), threads)
     check(isa, replace(IMAGE, batch=2, size=(14, 14), in_c=300, out_c=40), threads)
+
+
+@isas
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "geometry", [replace(IMAGE, size=(16, 16)), Geometry(size=(10, 10), in_c=40, out_c=100)], ids=str
+)
+def test_what_one_op_keeps_in_scratch_is_not_taken_for_the_next(isa: int, geometry: Geometry, threads: int) -> None:
+    """Two ops of one plan that differ in their input alone, each one block of rows or tiles."""
+    layers = [Layer(geometry, seed=7), Layer(geometry, seed=7)]
+    layers[1].x = 255 - layers[0].x
+    params = layers[0].params(packed := layers[0].pack(isa))
+    tensors = [layer.x for layer in layers] + [np.zeros_like(layer.expected()) for layer in layers]
+    ops = ffi.new("qk_op[2]")
+    for i, op in enumerate(ops):
+        op.kind, op.params = lib.QK_CONV, ffi.cast("void *", params)
+        inputs = getattr(op, "in")
+        inputs[0].buffer, inputs[1].buffer, op.out.buffer = i, -1, 2 + i
+    per_thread = lib.qk_op_scratch_bytes(isa, ops)
+    scratch, pool = aligned(per_thread * threads), lib.qk_pool_create(threads)
+    buffers = ffi.new("void *[4]", [pointer(t) for t in tensors])
+    failed = ffi.new("int32_t *")
+    status = lib.qk_run(isa, pool, ops, 2, buffers, pointer(scratch), per_thread, ffi.NULL, failed)
+    lib.qk_pool_destroy(pool)
+    assert status == lib.QK_OK
+    assert packed.size
+    for layer, out in zip(layers, tensors[2:], strict=True):
+        assert (out == layer.expected()).all()
