@@ -92,7 +92,7 @@ def _load(source: str | Path | onnx.ModelProto | ir.Model, strict: bool) -> ir.M
     if artifact_kind(model) == "fp32":
         _remember_source(model, read)
     model.meta[_DECISIONS_KEY] = decisions
-    model.meta[reader.MAP_TYPES_KEY] = read.model.meta.get(reader.MAP_TYPES_KEY, {})
+    model.meta[reader.MAP_TYPES] = read.model.meta.get(reader.MAP_TYPES, {})
     return model
 
 

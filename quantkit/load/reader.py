@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 CHUNK_BYTES = 1 << 20
-MAP_TYPES_KEY = "quantkit.load.map_types"
+MAP_TYPES = "quantkit.load.map_types"
 """model.meta key: value name -> TypeProto that onnx_ir has no class for."""
 
 
@@ -131,7 +131,7 @@ def _deserialize(proto: onnx.ModelProto, label: str) -> ir.Model:
     try:
         model = ir.from_proto(proto)
         _put_types(proto.graph, maps)
-        model.meta[MAP_TYPES_KEY] = maps
+        model.meta[MAP_TYPES] = maps
         return model
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -154,7 +154,7 @@ def _take_map_types(graph: onnx.GraphProto) -> dict[str, onnx.TypeProto]:
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as protobuf, with the types that `read` took out put back in."""
     proto = ir.to_proto(model)
-    _put_types(proto.graph, model.meta.get(MAP_TYPES_KEY, {}))
+    _put_types(proto.graph, model.meta.get(MAP_TYPES, {}))
     return proto
 
 
