@@ -90,6 +90,13 @@ data_option = click.option(
     help="Folder of images, .npz, .npy, folder of test_data_set_*, or module:callable.",
 )
 
+data_or_noise_option = _stacked(
+    click.option(
+        "--data", metavar="DATA", help="Folder of images, .npz, .npy, folder of test_data_set_*, or module:callable."
+    ),
+    click.option("--synthetic", is_flag=True, help="No data: ranges from random numbers, to try a model out only."),
+)
+
 sample_options = _stacked(
     click.option("--labels", type=FILE, metavar="FILE.csv", help="Columns file (relative to the CSV) and class_index."),
     click.option(

@@ -14,7 +14,7 @@ from quantkit.cli.options import (
     GoalOptions,
     QuantizeOptions,
     console_options,
-    data_option,
+    data_or_noise_option,
     goal_options,
     isa_option,
     keep_option,
@@ -53,7 +53,7 @@ def convert(
 
 @click.command(short_help="Fix the ranges of a converted model with samples.")
 @model_argument(metavar="CONVERTED.onnx")
-@data_option
+@data_or_noise_option
 @output_options("MODEL.int8.onnx")
 @sample_options
 @quantize_options
@@ -61,14 +61,14 @@ def convert(
 @threads_option
 @isa_option
 @console_options
-def calibrate(model: Path, data: str, **options: Any) -> None:
+def calibrate(model: Path, data: str | None, **options: Any) -> None:
     """Fix the ranges of a converted model with sample data and fuse the requantization."""
     _quantize("calibrate", model, data, options)
 
 
 @click.command(short_help="Both: an FP32 model in, an INT8 model out.")
 @model_argument()
-@data_option
+@data_or_noise_option
 @output_options("MODEL.int8.onnx")
 @sample_options
 @quantize_options
@@ -76,7 +76,7 @@ def calibrate(model: Path, data: str, **options: Any) -> None:
 @threads_option
 @isa_option
 @console_options
-def quantize(model: Path, data: str, **options: Any) -> None:
+def quantize(model: Path, data: str | None, **options: Any) -> None:
     """Convert and calibrate in one step: an FP32 model in, an INT8 model out."""
     _quantize("quantize", model, data, options)
 
@@ -103,7 +103,21 @@ def export(model: Path, format_: str, output: Path | None, force: bool, quiet: b
         console.result(f"wrote {target} ({_size(target)})")
 
 
-def _quantize(command: str, model: Path, data: str, options: dict[str, Any]) -> None:
+def _data(model: Path, data: str | None, synthetic: bool, console: Console) -> Any:
+    """--data, or with --synthetic random inputs and a warning. Raises click.UsageError for both or none."""
+    if (data is None) != synthetic:
+        problem = "Missing option '--data'." if data is None else "--data and --synthetic exclude each other."
+        raise click.UsageError(problem)
+    if not synthetic:
+        return data
+    from quantkit.load import input_specs, load
+    from quantkit.observe.synthetic import WARNING, synthetic_feeds
+
+    console.warn(WARNING)
+    return synthetic_feeds(input_specs(load(model)))
+
+
+def _quantize(command: str, model: Path, data: Any, options: dict[str, Any]) -> None:
     """Run the stage `command`, save its result, and judge it by the accuracy goals if there are any."""
     from quantkit import pipeline
 
@@ -111,6 +125,7 @@ def _quantize(command: str, model: Path, data: str, options: dict[str, Any]) -> 
     sampling, quantizing = taken(DataOptions, options), taken(QuantizeOptions, options)
     goals, threads, force = taken(GoalOptions, options), options["threads"], options["force"]
     target = _target(model, options["output"], ".int8.onnx", force)
+    data = _data(model, data, options["synthetic"], console)
     reference = goal_reference(goals, model, quantizing.reference, is_fp32=command == "quantize")
     require_labels(goals, model, data, sampling)
     settings = {key: value for key, value in vars(sampling).items() if key != "seed"}
