@@ -45,8 +45,9 @@ def _expand_node(model: ir.Model, node: ir.Node, name: OpName) -> None:
         value = emit_activation(emit, name, value, node.attributes)
     for made in emit.nodes:
         made.meta.update(node.meta)
-        if made.op_type == name.base:
-            made.name = node.name
+    base = next((made for made in emit.nodes if made.op_type == name.base), None)
+    if base is not None:  # the activation may be made of ops of the same type, and names are unique
+        base.name = node.name
     model.graph.insert_before(node, emit.nodes)
     value.shape, value.type = out.shape, out.type
     ir.convenience.replace_all_uses_with(out, value, replace_graph_outputs=True)

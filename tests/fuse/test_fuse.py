@@ -125,3 +125,12 @@ def test_a_shared_weight_is_used_by_both_convolutions():
     assert op_types(result) == ["ConvRelu", "Conv"]
     weights = {node.inputs[1].name for node in result.graph}
     assert weights == {"w"}
+
+
+def test_an_expanded_mul_with_an_activation_made_of_muls_has_unique_node_names() -> None:
+    proto = model("c = Conv <kernel_shape = [1, 1]> (x, w) m = Mul (c, c) y = HardSwish (m)", {"w": (4, 3, 1, 1)})
+    for i, node in enumerate(proto.graph.node):
+        node.name = f"node_{i}"
+    names = [node.name for node in expand(fused(proto)).graph]
+    assert len(set(names)) == len(names)
+    assert "node_1" in names
