@@ -266,6 +266,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_partial(digits, tmp_path):
     deadline = time.monotonic() + 60
     while not (tmp_path / "begun").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
+    time.sleep(0.5)  # until it sleeps: an interrupt inside a finalizer would be swallowed by Python itself
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
