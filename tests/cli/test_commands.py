@@ -262,11 +262,13 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_partial(digits, tmp_path):
     out = tmp_path / "out.onnx"
     command = [sys.executable, "-c", code, "quantize", str(digits.fp32), "--data", "slow:samples", "-o", str(out)]
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{tmp_path}"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job inherits it ignored
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (tmp_path / "begun").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
-    time.sleep(0.5)  # until it sleeps: an interrupt inside a finalizer would be swallowed by Python itself
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
