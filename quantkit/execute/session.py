@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantkit.cores import core_count
 from quantkit.errors import EngineError, UsageError
 from quantkit.execute.arguments import Argument, FeedCheck, ModelMeta, argument_of, parsed
 from quantkit.execute.binding import CompiledPlan, Pool, aligned_bytes, choose_isa
@@ -38,7 +39,7 @@ def default_threads() -> int:
     """QUANTKIT_NUM_THREADS, else the CPUs this process may use."""
     text = os.environ.get("QUANTKIT_NUM_THREADS")
     if text is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return core_count()
     if not text.isdigit() or not 1 <= int(text) <= MAX_THREADS:
         raise UsageError(f"QUANTKIT_NUM_THREADS={text!r} is not a number from 1 to {MAX_THREADS}")
     return int(text)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from quantkit.cores import core_count
 from quantkit.errors import CalibrationError
 from quantkit.observe.batches import Batch, common_rows
 from quantkit.observe.histogram import NumpyBackend, StatisticsBackend, TensorStatistics
@@ -17,6 +20,10 @@ from quantkit.observe.runner import FloatRunner
 HISTOGRAM_VALUES = 16384
 """Values a sample and tensor give to the histogram, evenly spaced; min and max see every value. 100 samples make 1.6
 million, 160 of them beyond the 99.99th percentile, and the histograms cost a fraction of the inference."""
+
+MOST_WORKERS = 4
+"""Batches in the model at a time. One thread a batch wastes nothing on waiting for the others; each worker holds the
+activations of its batch."""
 
 Progress = Callable[[str, int, "int | None"], None]
 
@@ -32,33 +39,72 @@ def observe(
 ) -> dict[str, TensorStatistics]:
     """Statistics of `tensors` (graph inputs, node outputs) of a float model over the data.
 
-    model: onnx_ir.Model, onnx.ModelProto, bytes or a path; not modified. Activations live for one batch only.
+    model: onnx_ir.Model, onnx.ModelProto, bytes or a path; not modified. The activations of a few batches live at a
+    time (MOST_WORKERS), so memory does not grow with the data.
     Raises CalibrationError on NaN or infinity, naming the tensor and the sample, and on data without samples.
     """
     wanted = list(dict.fromkeys(tensors))
-    inputs = _graph_inputs(model)
-    outputs = [name for name in wanted if name not in inputs]
-    runner = FloatRunner(model, threads, expose=outputs, spin=False)
-    statistics = {name: TensorStatistics() for name in wanted}
-    kernels = backend or NumpyBackend()
-    total = getattr(dataset, "count", None)
+    count = getattr(dataset, "count", None)
+    total = count if isinstance(count, int) else None  # a list has a method of that name
+    cores = threads or core_count()
+    workers = max(1, min(cores, MOST_WORKERS, total or MOST_WORKERS))
+    observer = _Observer(model, wanted, backend or NumpyBackend(), cores // workers)
     done = 0
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="quantkit-observe") as pool:
-        for batch in dataset:
-            values = dict(zip(outputs, runner.run(batch.feeds, outputs) if outputs else [], strict=True))
-            values.update((name, batch.feeds[name]) for name in wanted if name in inputs)
-            here, there = (values, {}) if threads == 1 else _halves(values)
-            job = pool.submit(_add, statistics, there, batch, kernels) if there else None
-            bad = _add(statistics, here, batch, kernels)
-            if job is not None:
-                bad |= job.result()
-            _require_finite(bad, values, batch)
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="quantkit-observe") as pool:
+        for batch in _in_order(pool, workers, observer.add, dataset):
             done += batch.valid
             if progress is not None:
                 progress("calibrate", done, total)
     if done == 0:
         raise CalibrationError("the data held no sample; give at least one")
-    return statistics
+    return observer.merged()
+
+
+class _Observer:
+    """The float model and, for each thread that runs it, statistics of its own: merged, they are the same however the
+    batches were shared out."""
+
+    def __init__(self, model: Any, wanted: Sequence[str], backend: StatisticsBackend, threads: int) -> None:
+        inputs = _graph_inputs(model)
+        self.wanted = wanted
+        self.outputs = [name for name in wanted if name not in inputs]
+        self.runner = FloatRunner(model, threads, expose=self.outputs, spin=False)
+        self.backend = backend
+        self.own = threading.local()
+        self.parts: list[dict[str, TensorStatistics]] = []
+
+    def add(self, batch: Batch) -> Batch:
+        """Runs the model on a batch, adds what it sees to the statistics of this thread, and returns the batch."""
+        if not hasattr(self.own, "statistics"):
+            self.own.statistics = {name: TensorStatistics() for name in self.wanted}
+            self.parts.append(self.own.statistics)
+        made = self.runner.run(batch.feeds, self.outputs) if self.outputs else []
+        values = dict(zip(self.outputs, made, strict=True))
+        values.update((name, batch.feeds[name]) for name in self.wanted if name not in values)
+        _require_finite(_add(self.own.statistics, values, batch, self.backend), values, batch)
+        return batch
+
+    def merged(self) -> dict[str, TensorStatistics]:
+        """The statistics of all threads."""
+        whole = {name: TensorStatistics() for name in self.wanted}
+        for part in self.parts:
+            for name, statistics in part.items():
+                whole[name].merge(statistics)
+        return whole
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, ahead: int, work: Callable[[Batch], Batch], dataset: Iterable[Batch]
+) -> Iterator[Batch]:
+    """work(batch) for each batch, `ahead` of them at a time, handed on in the order of the data. The first batch in
+    that order which fails raises; those after it are waited for and dropped."""
+    running: deque[Future[Batch]] = deque()
+    for batch in dataset:
+        running.append(pool.submit(work, batch))
+        if len(running) > ahead:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
 
 
 def _graph_inputs(model: Any) -> set[str]:
@@ -71,12 +117,6 @@ def _graph_inputs(model: Any) -> set[str]:
     elif not isinstance(model, onnx.ModelProto):
         model = onnx.load(str(model), load_external_data=False)
     return {value.name for value in model.graph.input}
-
-
-def _halves(values: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Two parts of about the same size, one for each of two threads; more threads would only wait for memory."""
-    by_size = sorted(values.items(), key=lambda entry: -entry[1].size)
-    return dict(by_size[::2]), dict(by_size[1::2])
 
 
 def _add(

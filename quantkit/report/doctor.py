@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantkit.cores import core_count
 from quantkit.execute.binding import available_isas
 from quantkit.execute.oracle import run_oracle
 from quantkit.execute.session import Session, default_threads
-from quantkit.report.machine import core_count, cpu_name, package_versions
+from quantkit.report.machine import cpu_name, package_versions
 
 if TYPE_CHECKING:
     import onnx

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from quantkit import __version__
+from quantkit.cores import core_count
 
 PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "openvino")
 
@@ -22,13 +22,6 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def core_count() -> int:
-    """Cores this process may use; containers and taskset count."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def package_versions() -> dict[str, str]:
