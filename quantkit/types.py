@@ -16,7 +16,7 @@ WEIGHT_MAX = 127
 BIAS_LIMIT = 1 << 30
 """|bias| stays below this, so that bias and products together fit int32."""
 
-METHODS = ("minmax", "percentile", "entropy", "mse")
+METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
 EFFORTS = ("fast", "balanced", "best")
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 # The same names as in quantkit.types, which imports numpy: too slow for `--help`. A test keeps them equal.
-METHODS = ("minmax", "percentile", "entropy", "mse")
+METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
 EFFORTS = ("fast", "balanced", "best")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni")
 

@@ -129,7 +129,8 @@ def _add(
     bad = {}
     for name, value in values.items():
         x = np.ascontiguousarray(_valid_rows(value, batch), dtype=np.float32)
-        not_finite = statistics[name].update(x, backend, _part(x, batch.valid))
+        samples = batch.valid if x.ndim and x.shape[0] == batch.valid else 1
+        not_finite = statistics[name].update(x, backend, _part(x, samples), samples)
         if not_finite:
             bad[name] = not_finite
     return bad
@@ -155,7 +156,7 @@ def _require_finite(bad: Mapping[str, int], values: Mapping[str, np.ndarray], ba
 
 def _part(x: np.ndarray, samples: int) -> np.ndarray | None:
     """Every n-th value, with n coprime to the size of a sample so that all rows, columns and channels are met."""
-    rows = x.reshape(samples, -1) if x.ndim and x.shape[0] == samples else x.reshape(1, -1)
+    rows = x.reshape(samples, -1)
     size = rows.shape[1]
     step = -(-size // HISTOGRAM_VALUES)
     if step <= 1:

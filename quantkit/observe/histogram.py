@@ -18,6 +18,8 @@ from quantkit.errors import CalibrationError
 BINS = 2048
 SMALLEST_EXPONENT = -120
 """Bins are never narrower than 2^-120, so that edges stay normal float32 numbers; denormals fall into the zero bins."""
+SMALLEST_FLOAT32 = -149
+"""Exponent of the smallest float32 number, of which all others are multiples."""
 LARGEST_VALUE = 2.0**127
 """Values beyond this count into the outermost bin: the lower edge of one more bin would not be a float32 number."""
 
@@ -63,6 +65,8 @@ class TensorStatistics:
     """min, max and count of the values, and the histogram: counts[i] belongs to bin `first + i` of width 2^exponent.
 
     counted: values in the histogram, which may be a part of `count` (see calibrate). Memory is 16 KiB a tensor.
+    samples: how many samples are in low_sum and high_sum, the sums of their minima and maxima in units of 2^-149, the
+    smallest float32: whole numbers, so that the sums are exact and their order does not matter.
     """
 
     low: float = math.inf
@@ -71,6 +75,19 @@ class TensorStatistics:
     first: int = 0
     exponent: int = SMALLEST_EXPONENT
     counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
+    samples: int = 0
+    low_sum: int = 0
+    high_sum: int = 0
+
+    @property
+    def mean_low(self) -> float:
+        """The mean of the samples' minima; needs samples > 0."""
+        return math.ldexp(self.low_sum, SMALLEST_FLOAT32) / self.samples
+
+    @property
+    def mean_high(self) -> float:
+        """The mean of the samples' maxima; needs samples > 0."""
+        return math.ldexp(self.high_sum, SMALLEST_FLOAT32) / self.samples
 
     @property
     def counted(self) -> int:
@@ -87,19 +104,25 @@ class TensorStatistics:
         """float64 [BINS + 1]: the edges of the bins."""
         return (self.first + np.arange(BINS + 1, dtype=np.float64)) * self.width
 
-    def update(self, x: np.ndarray, backend: StatisticsBackend, part: np.ndarray | None = None) -> int:
+    def update(
+        self, x: np.ndarray, backend: StatisticsBackend, part: np.ndarray | None = None, samples: int = 1
+    ) -> int:
         """Adds the values of x (float32, contiguous); `part` of them, if given, goes to the histogram.
 
+        samples: how many samples x holds, one after another, in equal parts.
         Returns the number of NaN and infinities in x; when there are any, nothing is added.
         """
         flat = x.reshape(-1)
         if flat.size == 0:
             return 0
-        low, high, not_finite = backend.min_max(flat)
-        if not_finite:
-            return not_finite
-        self._grow(low, high)
+        lows, highs, not_finite = zip(*(backend.min_max(row) for row in flat.reshape(samples, -1)), strict=True)
+        if any(not_finite):
+            return sum(not_finite)
+        self._grow(min(lows), max(highs))
         self.count += flat.size
+        self.samples += samples
+        self.low_sum += sum(map(_in_smallest_units, lows))
+        self.high_sum += sum(map(_in_smallest_units, highs))
         sample = flat if part is None else np.ascontiguousarray(part).reshape(-1)
         backend.histogram(sample, self.first * self.width, self.width, self.counts)
         return 0
@@ -110,6 +133,9 @@ class TensorStatistics:
             return
         self._grow(other.low, other.high)
         self.count += other.count
+        self.samples += other.samples
+        self.low_sum += other.low_sum
+        self.high_sum += other.high_sum
         copy = TensorStatistics(other.low, other.high, other.count, other.first, other.exponent, other.counts.copy())
         copy._move(self.exponent, self.first)
         self.counts += copy.counts
@@ -137,6 +163,9 @@ class TensorStatistics:
             "min": self.low,
             "max": self.high,
             "count": self.count,
+            "samples": self.samples,
+            "min_sum": math.ldexp(self.low_sum, SMALLEST_FLOAT32),
+            "max_sum": math.ldexp(self.high_sum, SMALLEST_FLOAT32),
             "histogram": {
                 "bin_width_log2": self.exponent,
                 "first_bin": self.first,
@@ -154,9 +183,16 @@ class TensorStatistics:
             counts[: len(values)] = values
             low, high = float(document["min"]), float(document["max"])
             exponent, first = int(histogram["bin_width_log2"]), int(histogram["first_bin"])
-            return cls(low, high, int(document["count"]), first, exponent, counts)
+            samples = int(document.get("samples", 0))  # tables from before moving-average have none
+            sums = (int(math.ldexp(float(document.get(key, 0.0)), -SMALLEST_FLOAT32)) for key in ("min_sum", "max_sum"))
+            return cls(low, high, int(document["count"]), first, exponent, counts, samples, *sums)
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"the statistics of a tensor are damaged ({error!r}); calibrate again") from error
+
+
+def _in_smallest_units(value: float) -> int:
+    """A float32 value in units of 2^-149: exact."""
+    return int(math.ldexp(value, -SMALLEST_FLOAT32))
 
 
 def _window(low: float, high: float) -> tuple[int, int]:

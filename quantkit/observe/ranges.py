@@ -1,4 +1,4 @@
-"""From statistics to a range: minmax, percentile, mse, entropy. Every range holds zero, as padding and ReLU need it."""
+"""From statistics to a range, by one of types.METHODS. Every range holds zero, as padding and ReLU need it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from quantkit.types import QMAX, QuantConfig, Range
 
 MSE_STEPS = 40
 """Clip thresholds tried per side and round of the mse search; three rounds, each four times finer than the last."""
-ENTROPY_LEVELS = QMAX + 1
-ENTROPY_STEPS = 128
-"""Thresholds tried by the entropy search, evenly spaced."""
+ENTROPY_STEPS = 40
+"""Clip thresholds tried per side and round of the entropy search; two rounds: bins are no finer."""
+OUTSIDE_SHARE = 2.0**-32
+"""What Q is taken to give a bin beyond the range: a clipped value surprises like one in 2^32 (22 nats), so thresholds
+cut off values that are far and few, and no steep end such as that of a ReLU6."""
 
 
 def range_for(stats: TensorStatistics, method: str, config: QuantConfig | None = None) -> Range:
@@ -43,52 +45,62 @@ def percentile_range(stats: TensorStatistics, config: QuantConfig) -> Range:
 
 
 def mse_range(stats: TensorStatistics, config: QuantConfig) -> Range:
-    """The clip thresholds with the least expected squared error of quantize and dequantize, values even inside a bin.
-
-    One side at a time, from minmax, on ever finer grids; data on one side of zero has only one threshold to find.
-    """
+    """The clip thresholds with the least expected squared error of quantize and dequantize, values even in a bin."""
     whole = minmax_range(stats, config)
     if whole.low == whole.high or stats.counted == 0:
         return whole
     counts, left, right = _filled_bins(stats)
-    best = np.array([1.0, 1.0])
-    sides = [side for side, bound in enumerate((whole.low, whole.high)) if bound != 0.0]
-    centre, radius = np.ones(2), 1.0
-    for _ in range(3):
-        for side in sides:
-            fractions = np.clip(np.linspace(centre[side] - radius, centre[side] + radius, 2 * MSE_STEPS + 1), 0.0, 1.0)
-            fractions = np.unique(fractions)
-            candidates = np.tile(best, (len(fractions), 1))
-            candidates[:, side] = fractions
-            bounds = candidates * np.array([whole.low, whole.high])
-            best = candidates[int(np.argmin(_expected_error(bounds, counts, left, right)))]
-        centre, radius = best, radius / 8
+    best = _best_fractions(
+        whole, lambda bounds: _expected_error(bounds, counts, left, right), steps=MSE_STEPS, rounds=3
+    )
     return _inside(best[0] * whole.low, best[1] * whole.high, whole)
 
 
-def entropy_range(stats: TensorStatistics, config: QuantConfig) -> Range:
-    """The threshold on |x| for which 256 levels lose the least information (Kullback-Leibler divergence).
+def _best_fractions(whole: Range, loss: Callable[[np.ndarray], np.ndarray], *, steps: int, rounds: int) -> np.ndarray:
+    """float64 [2]: the fractions of whole.low and whole.high with the least loss(bounds [n, 2]) -> [n]; the widest of
+    equals. One side at a time, on grids of 2 * steps + 1 fractions, each round on one eight times narrower."""
+    best, centre, radius = np.ones(2), np.ones(2), 1.0
+    sides = [side for side, bound in enumerate((whole.low, whole.high)) if bound != 0.0]
+    for _ in range(rounds):
+        for side in sides:
+            fractions = np.linspace(centre[side] + radius, centre[side] - radius, 2 * steps + 1)
+            fractions = np.unique(np.clip(fractions, 0.0, 1.0))[::-1]
+            candidates = np.tile(best, (len(fractions), 1))
+            candidates[:, side] = fractions
+            best = candidates[int(np.argmin(loss(candidates * np.array([whole.low, whole.high]))))]
+        centre, radius = best, radius / 8
+    return best
 
-    After Migacz, "8-bit inference with TensorRT" (GTC 2017), on the affine range [max(min, -t), min(max, t)].
-    The bins at zero get their neighbour's count: zero is represented exactly and would hide everything else.
+
+def moving_average_range(stats: TensorStatistics, config: QuantConfig) -> Range:
+    """[mean of the samples' minima, mean of their maxima], extended to zero: one odd sample moves it little.
+
+    Equal weights, so that the order of the data does not matter. Statistics of a table from before this method, which
+    lack the means, give minmax.
     """
     whole = minmax_range(stats, config)
-    counts = _without_zero_peak(stats)
-    zero = -stats.first
-    below, above = int(np.ceil(-whole.low / stats.width)), int(np.floor(whole.high / stats.width)) + 1
-    below, above = min(below, zero), min(above, len(counts) - zero)
-    longest = max(below, above)
-    shortest = ENTROPY_LEVELS // (2 if min(below, above) > 0 else 1)
-    if longest <= shortest or stats.counted == 0:
+    return _inside(stats.mean_low, stats.mean_high, whole) if stats.samples else whole
+
+
+def entropy_range(stats: TensorStatistics, config: QuantConfig) -> Range:
+    """The clip thresholds for which the 256 levels lose the least information: KL(P || Q), each side for itself.
+
+    P: the histogram, its zero peak levelled (zero is represented exactly and would hide everything else). Q: what the
+    u8 quantizer makes of it: a level's values even over its filled bins, clipped ones in the end levels, and nothing
+    beyond, where P is charged OUTSIDE_SHARE. After Migacz, "8-bit inference with TensorRT" (GTC 2017), who adds the
+    clipped values to P as well: that hides them, and clips until few are left.
+    """
+    whole = minmax_range(stats, config)
+    histogram = _CumulativeHistogram(stats)
+    if whole.low == whole.high or histogram.total <= 0:
         return whole
-    lengths = np.unique(np.linspace(shortest, longest, ENTROPY_STEPS).round().astype(int))
-    losses = [_divergence(counts, zero - min(below, length), zero + min(above, length)) for length in lengths]
-    threshold = float(lengths[int(np.argmin(losses))]) * stats.width
-    return _inside(max(whole.low, -threshold), min(whole.high, threshold), whole)
+    best = _best_fractions(whole, histogram.information_lost, steps=ENTROPY_STEPS, rounds=2)
+    return _inside(best[0] * whole.low, best[1] * whole.high, whole)
 
 
 _METHODS: dict[str, Callable[[TensorStatistics, QuantConfig], Range]] = {
     "minmax": minmax_range,
+    "moving-average": moving_average_range,
     "percentile": percentile_range,
     "entropy": entropy_range,
     "mse": mse_range,
@@ -146,17 +158,38 @@ def _without_zero_peak(stats: TensorStatistics) -> np.ndarray:
     return counts
 
 
-def _divergence(counts: np.ndarray, start: int, stop: int) -> float:
-    """KL(P || Q): P = the bins start..stop-1 with the outliers added at both ends, Q = the bins in 256 levels."""
-    inside = counts[start:stop]
-    reference = inside.copy()
-    reference[0] += counts[:start].sum()
-    reference[-1] += counts[stop:].sum()
-    levels = np.arange(len(inside)) * ENTROPY_LEVELS // len(inside)
-    filled = inside > 0
-    sums = np.bincount(levels, weights=inside, minlength=ENTROPY_LEVELS)
-    shares = np.bincount(levels, weights=filled, minlength=ENTROPY_LEVELS)
-    quantized = np.where(filled, sums[levels] / np.maximum(shares[levels], 1), 0.0)
-    used = reference > 0
-    p, q = reference[used] / reference.sum(), quantized[used] / max(quantized.sum(), 1.0)
-    return float(np.sum(p * np.log(p / np.maximum(q, 1e-9))))
+class _CumulativeHistogram:
+    """Counts and filled bins summed up from the left, so that the levels of many ranges are differences of two sums."""
+
+    def __init__(self, stats: TensorStatistics) -> None:
+        counts = _without_zero_peak(stats)
+        self.bins, self.first, self.width = len(counts), stats.first, stats.width
+        self.counts = np.concatenate([[0.0], np.cumsum(counts)])
+        self.filled = np.concatenate([[0], np.cumsum(counts > 0)])
+        self.total = float(self.counts[-1])
+
+    def information_lost(self, bounds: np.ndarray) -> np.ndarray:
+        """float64 [candidates]: KL(P || Q) in nats, less its part that is the same for all ranges bounds[:, 0]..[:, 1].
+
+        Infinite for levels narrower than a bin: of these the histogram knows nothing.
+        """
+        edges = self._level_edges(bounds)
+        inside = np.diff(self.counts[edges], axis=1)
+        below, above = self.counts[edges[:, 0]], self.total - self.counts[edges[:, -1]]
+        made = inside.copy()
+        made[:, 0] += below
+        made[:, -1] += above
+        share = np.maximum(made, 1.0) / self.total / np.maximum(np.diff(self.filled[edges], axis=1), 1)
+        lost = -(np.sum(inside * np.log(share), axis=1) + (below + above) * np.log(OUTSIDE_SHARE)) / self.total
+        return np.where(bounds[:, 1] - bounds[:, 0] >= QMAX * self.width, lost, np.inf)
+
+    def _level_edges(self, bounds: np.ndarray) -> np.ndarray:
+        """int [candidates, 257]: the bins at which the levels start and end, half a step around each, the first and
+        the last from bound to bound."""
+        span = bounds[:, 1] - bounds[:, 0]
+        scale = (np.where(span > 0, span, 1.0) / QMAX)[:, np.newaxis]
+        zero_point = np.rint(-bounds[:, :1] / scale)
+        edges = np.rint((np.arange(QMAX + 2) - 0.5 - zero_point) * (scale / self.width)) - self.first
+        edges[:, 0] = np.floor(bounds[:, 0] / self.width) - self.first
+        edges[:, -1] = np.floor(bounds[:, 1] / self.width) + 1 - self.first
+        return np.maximum.accumulate(np.clip(edges, 0, self.bins).astype(int), axis=1)

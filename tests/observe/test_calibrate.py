@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import tracemalloc
 
@@ -176,7 +177,18 @@ def test_a_backend_that_is_given_does_the_work():
 
     backend = Counting()
     observe(small_model(), ["x", "y"], open_data(rows(10), SPEC, batch_size=5), backend=backend)
-    assert backend.calls == 4
+    assert backend.calls == 20  # 10 samples of 2 tensors
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_moving_average_is_the_mean_over_samples_whatever_the_batches_and_threads(batch_size, threads):
+    found = observe(small_model(), ["x", "y"], open_data(rows(10), SPEC, batch_size=batch_size), threads=threads)
+    x = rows(10).astype(np.float64)
+    assert found["x"].samples == 10
+    assert found["x"].mean_low == pytest.approx(x.min(axis=1).mean(), rel=1e-14)
+    assert (found["x"].low, found["x"].high) == (x.min(), x.max())
+    assert found["x"].mean_high == pytest.approx(x.max(axis=1).mean(), rel=1e-14)
 
 
 def wide_model() -> onnx.ModelProto:
@@ -228,11 +240,16 @@ def test_the_runner_gives_outputs_by_name_and_translates_errors():
 def test_memory_of_python_does_not_grow_with_the_number_of_samples():
     def peak(samples: int) -> int:
         data = open_data((np.ones((1, 4), np.float32) for _ in range(samples)), SPEC)
+        gc.collect()
         tracemalloc.start()
-        observe(small_model(), ["x", "doubled", "shifted", "y"], data)
+        observe(small_model(), ["x", "doubled", "shifted", "y"], data, progress=collect)
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return highest
+
+    def collect(phase: str, done: int, total: int | None) -> None:
+        if done % 20 == 0:  # garbage in cycles, whenever Python would collect it, is not what is meant
+            gc.collect()
 
     peak(5)  # imports and caches
     assert peak(400) < peak(100) + 100_000  # keeping one batch of activations each would add 300 * 4 arrays

@@ -60,6 +60,31 @@ def test_merging_equals_seeing_all_the_data(seed):
     np.testing.assert_array_equal(right.counts, kept)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_sums_of_extremes_are_exact_in_any_order_of_merges_and_through_json(seed):
+    parts = [gather(values(seed * 10 + place) * np.float32(10.0 ** (9 * place - 18))) for place in range(5)]
+    sums = set()
+    for order in (parts, parts[::-1], [*parts[2:], *parts[:2]]):
+        whole = TensorStatistics()
+        for part in order:
+            whole.merge(part)
+        sums.add((whole.samples, whole.low_sum, whole.high_sum))
+    again = TensorStatistics.from_json(json.loads(json.dumps(whole.to_json())))
+    assert sums == {(5, sum(part.low_sum for part in parts), sum(part.high_sum for part in parts))}
+    assert (again.mean_low, again.mean_high) == (whole.mean_low, whole.mean_high)
+    assert whole.mean_low == math.fsum(part.low for part in parts) / 5
+
+
+def test_the_parts_of_an_array_count_as_samples_of_their_own():
+    statistics = TensorStatistics()
+    x = np.array([[1, 2, 3], [-4, 0, 1], [0, 0, 1e-45]], np.float32)
+    statistics.update(x, BACKEND, samples=3)
+    smallest = 2.0**-149
+    assert (statistics.samples, statistics.mean_low) == (3, -1.0)
+    assert statistics.mean_high == (4 + smallest) / 3
+    assert statistics.high_sum == 2**151 + 1
+
+
 def test_merging_with_nothing_changes_nothing():
     statistics = gather(values(3))
     statistics.merge(TensorStatistics())

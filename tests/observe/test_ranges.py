@@ -9,7 +9,8 @@ import pytest
 
 from quantkit.errors import CalibrationError, UsageError
 from quantkit.observe import NumpyBackend, TensorStatistics, range_for
-from quantkit.types import METHODS, QuantConfig
+from quantkit.observe.ranges import _CumulativeHistogram
+from quantkit.types import METHODS, QuantConfig, Range
 
 
 def gather(x) -> TensorStatistics:
@@ -137,8 +138,78 @@ def test_constant_tensors_get_the_range_from_zero_to_the_constant(method, x, low
     assert found.high == pytest.approx(high, rel=0.02)
 
 
+def test_entropy_keeps_the_end_of_a_relu6_with_spikes_of_constant_channels():
+    generator = np.random.default_rng(2)
+    tail = generator.exponential(0.7, size=200_000)
+    spikes = generator.choice([0.31, 0.77, 1.9, 2.53], size=20_000)
+    x = np.clip(np.concatenate([np.zeros(800_000), tail, spikes, np.full(900, 7.0)]), 0, 6)
+    assert range_for(gather(x), "entropy").high == pytest.approx(6, rel=0.01)
+
+
+def test_entropy_finds_each_side_for_itself():
+    generator = np.random.default_rng(3)
+    x = np.concatenate([np.clip(generator.normal(size=400_000), -2, None), [40.0, 50.0]])
+    found = range_for(gather(x), "entropy")
+    assert found.low == pytest.approx(-2, rel=0.05)
+    assert 4 < found.high < 25
+
+
+def test_entropy_never_loses_more_than_minmax_by_its_own_measure():
+    for x in DISTRIBUTIONS.values():
+        statistics = gather(x)
+        found, whole = (range_for(statistics, method) for method in ("entropy", "minmax"))
+        assert divergence(x, found, statistics) <= divergence(x, whole, statistics) + 1e-9
+
+
+def divergence(x, span, statistics) -> float:
+    """The cross entropy of docs/accuracy.md, value by value."""
+    bins = np.floor(x.astype(np.float64) / statistics.width).astype(int)
+    kinds, counts = np.unique(bins, return_counts=True)
+    count = dict(zip(kinds.tolist(), counts.astype(float).tolist(), strict=True))
+    for zero, neighbour in ((0, 1), (-1, -2)):
+        if zero in count and (zero == 0 or min(kinds) < -1):
+            count[zero] = min(count[zero], count.get(neighbour, 0.0))
+    count = {k: n for k, n in count.items() if n}
+    scale = (span.high - span.low) / 255
+    zero_point = np.rint(-span.low / scale)
+    first, last = np.floor(span.low / statistics.width), np.floor(span.high / statistics.width)
+    levels, filled, inside, outside = {}, {}, {}, 0.0
+    starts = np.rint((np.arange(1, 256) - 0.5 - zero_point) * scale / statistics.width)
+    for k, n in count.items():
+        level = int(np.searchsorted(starts, k, side="right"))
+        level = 0 if k < first else 255 if k > last else level
+        levels[level] = levels.get(level, 0.0) + n
+        if first <= k <= last:
+            filled[level] = filled.get(level, 0) + 1
+            inside[level] = inside.get(level, 0.0) + n
+        else:
+            outside += n
+    total = sum(count.values())
+    lost = sum(n * np.log(levels[v] / total / filled[v]) for v, n in inside.items())
+    return -(lost - outside * 32 * np.log(2)) / total
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_what_entropy_minimises_is_the_loss_computed_bin_by_bin(name):
+    statistics = gather(DISTRIBUTIONS[name])
+    histogram = _CumulativeHistogram(statistics)
+    whole = range_for(statistics, "minmax")
+    for a, b in ((1.0, 1.0), (0.6, 0.9), (0.9, 0.5)):
+        span = Range(a * whole.low, b * whole.high)
+        found = histogram.information_lost(np.array([[span.low, span.high]]))[0]
+        assert found == pytest.approx(divergence(DISTRIBUTIONS[name], span, statistics), rel=1e-6)
+
+
+def test_moving_average_takes_the_mean_extremes_of_the_samples_and_holds_zero():
+    statistics = TensorStatistics()
+    statistics.update(np.array([[1, 5], [-3, 7], [-1, 60]], np.float32), NumpyBackend(), samples=3)
+    assert range_for(statistics, "moving-average") == Range(-1.0, 24.0)
+    statistics.samples = 0  # as in a table of an older version
+    assert range_for(statistics, "moving-average") == range_for(statistics, "minmax")
+
+
 def test_an_unknown_method_and_empty_statistics_are_errors():
-    with pytest.raises(UsageError, match="minmax, percentile"):
+    with pytest.raises(UsageError, match="minmax, moving-average"):
         range_for(gather([1.0]), "max")
     with pytest.raises(CalibrationError, match="no value"):
         range_for(TensorStatistics(), "minmax")
