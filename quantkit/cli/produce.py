@@ -84,21 +84,28 @@ def quantize(model: Path, data: str | None, **options: Any) -> None:
 @click.command(short_help="Write plain standard ONNX for other runtimes.")
 @model_argument(metavar="INT8.onnx")
 @click.option(
-    "--format", "format_", type=click.Choice(["qdq"]), default="qdq", show_default=True, help="What to write."
+    "--format",
+    "format_",
+    type=click.Choice(["qdq", "qoperator"]),
+    default="qdq",
+    show_default=True,
+    help="What to write.",
 )
-@output_options("MODEL.qdq.onnx")
+@output_options("MODEL.FORMAT.onnx")
 @console_options
 def export(model: Path, format_: str, output: Path | None, force: bool, quiet: bool, verbose: bool) -> None:
     """Write a model for runtimes that know no local functions: plain standard ONNX operators.
 
     qdq: each quantized op becomes DequantizeLinear, the FP32 op, QuantizeLinear.
+
+    qoperator: QLinearConv, QLinearAdd and their like, of ai.onnx and com.microsoft; qdq around the rest.
     """
-    from quantkit.report.export import export_qdq
-    from quantkit.report.models import save_model
+    from quantkit.report.export import export as exported
+    from quantkit.report.export import save_export
 
     console = Console(quiet, verbose)
     target = _target(model, output, f".{format_}.onnx", force)
-    save_model(export_qdq(model), target)
+    save_export(exported(model, format_), target)
     if not quiet:
         console.result(f"wrote {target} ({_size(target)})")
 

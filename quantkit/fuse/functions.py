@@ -241,13 +241,17 @@ def _dynamic_body(emit: Emitter, name: OpName, attrs: Mapping[str, Any]) -> tupl
     return inputs, [emit_activation(emit, name, value, attrs)]
 
 
+def emit_body(emit: Emitter, name: OpName, attributes: Mapping[str, Any]) -> tuple[list[ir.Value], list[ir.Value]]:
+    """The body of a static or dynamic quantkit op: its formal inputs, in the op's order, and its outputs."""
+    return (_static_body if name.level == "static" else _dynamic_body)(emit, name, attributes)
+
+
 def function_for(name: OpName, opset: int) -> ir.Function:
     """The model-local function of a static or dynamic quantkit op, its body at `opset` of the default domain."""
     types = body_attributes(name, opset)
     references = {key: ir.RefAttr(key, key, kind) for key, kind in types.items()}
     emit = Emitter(opset)
-    body = _static_body if name.level == "static" else _dynamic_body
-    inputs, outputs = body(emit, name, references)
+    inputs, outputs = emit_body(emit, name, references)
     for i, value in enumerate(outputs):
         value.name = "y" if len(outputs) == 1 else f"y{i}"
     graph = ir.Graph(inputs, outputs, nodes=emit.nodes, opset_imports={"": opset}, name=name.op_type)

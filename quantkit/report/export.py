@@ -5,29 +5,58 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.errors import ModelError
+from quantkit.errors import ModelError, UsageError
 from quantkit.load import artifact_kind, load, to_proto
-from quantkit.load.kind import DOMAIN
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
+
+FORMATS = ("qdq", "qoperator")
+EXTERNAL = "quantkit.report.external"
+"""model.meta key: weights of the model that was exported lay in a file of their own."""
 
 
-def export_qdq(model: Path | Any) -> onnx.ModelProto:
-    """Inline the quantkit functions of a converted or calibrated model; only standard operators remain.
+def export(model: Path | Any, format_: str = "qdq") -> ir.Model:
+    """A converted or calibrated model in standard operators, for runtimes that know no local functions.
 
-    Graph inputs, outputs and metadata stay. Raises ModelError if the model holds no quantkit op.
+    format_: "qdq" (DequantizeLinear -> op -> QuantizeLinear, ai.onnx only) or "qoperator" (QLinearConv and its like,
+    of ai.onnx and com.microsoft; QDQ around what has no such form). Opset and IR version are the lowest that hold the
+    ops; inputs, outputs and metadata stay; external weights are not read.
+    Raises ModelError if the model holds no quantkit op, UsageError for another format.
     """
-    from onnx import inliner
+    import onnx_ir as ir
 
+    from quantkit.foreign.qdq import write_qdq
+    from quantkit.foreign.qoperator import write_qoperators
+    from quantkit.load import infer_shapes
+    from quantkit.load.oldest import lower_versions
+
+    if format_ not in FORMATS:
+        raise UsageError(f"format {format_!r} is unknown; choose one of {', '.join(FORMATS)}")
     loaded = load(model)
     kind = artifact_kind(loaded)
     if kind not in ("converted", "calibrated"):
         label = model if isinstance(model, (str, Path)) else "the model"
         raise ModelError(f"{label} is {kind}, not a model of quantkit; run `quantkit quantize` on it first")
-    proto = to_proto(loaded)
-    inlined = inliner.inline_local_functions(proto)
-    kept = [opset for opset in inlined.opset_import if opset.domain != DOMAIN]
-    del inlined.opset_import[:]
-    inlined.opset_import.extend(kept)
-    return inlined
+    weights = [value.const_value for value in loaded.graph.initializers.values()]
+    loaded.meta[EXTERNAL] = any(isinstance(weight, ir.ExternalTensor) for weight in weights)
+    {"qdq": write_qdq, "qoperator": write_qoperators}[format_](loaded)
+    infer_shapes(loaded)
+    lower_versions(loaded)
+    return loaded
+
+
+def export_qdq(model: Path | Any) -> onnx.ModelProto:
+    """`export` in QDQ form as protobuf, for models below its 2 GB."""
+    return to_proto(export(model))
+
+
+def save_export(model: ir.Model, path: Path) -> None:
+    """Writes an exported model; weights that were external, and those beyond EXTERNAL_BYTES, go to `path`.data."""
+    from quantkit.report.models import EXTERNAL_BYTES, save_external, save_model, weight_bytes
+
+    if model.meta.get(EXTERNAL) or weight_bytes(model) > EXTERNAL_BYTES:
+        save_external(model, path)
+    else:
+        save_model(to_proto(model), path)

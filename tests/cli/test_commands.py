@@ -177,6 +177,17 @@ def test_export_writes_standard_onnx_that_computes_the_same(digits, tmp_path):
     np.testing.assert_array_equal(*results)
 
 
+def test_export_writes_integer_operators_that_compute_the_same_within_a_step(digits, tmp_path):
+    out = tmp_path / "q.onnx"
+    assert run("export", digits.int8, "--format", "qoperator", "-o", out) == 0
+    model = onnx.load(out)
+    onnx.checker.check_model(model, full_check=True)
+    assert {"QLinearConv", "QGemm"} <= {node.op_type for node in model.graph.node}
+    images = np.random.default_rng(2).standard_normal((2, 1, 32, 32)).astype(np.float32)
+    wanted, got = (onnxruntime.InferenceSession(path).run(None, {"input": images})[0] for path in (digits.int8, out))
+    assert np.abs(wanted - got).max() <= 0.02 * np.ptp(wanted)
+
+
 def test_doctor_passes_its_self_test_here(tmp_path, capsys):
     result = tmp_path / "d.json"
     assert run("doctor", "--json", result) == 0
