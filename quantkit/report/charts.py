@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 640, 260
+WIDTH, HEIGHT = 520, 250
+"""Units of the view box; about the pixels that a chart gets on a page, so that its text is as large as the page's."""
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
-"""Margins for tick labels and axis titles, in the units of the view box."""
+"""Margins for tick labels and axis titles."""
+NAMES = 150
+"""The left margin of charts whose rows have names."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,10 @@ class Axis:
         return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def svg(body: str, label: str, width: float = WIDTH, height: float = HEIGHT, extra: str = "") -> str:
+def svg(body: str, label: str, width: float = WIDTH, height: float = HEIGHT) -> str:
     """An image of its own with a text alternative."""
     size = f'viewBox="0 0 {_n(width)} {_n(height)}" width="{_n(width)}" height="{_n(height)}"'
-    return f'<svg {size} role="img" aria-label="{escape(label, quote=True)}"{extra}>{body}</svg>'
+    return f'<svg {size} role="img" aria-label="{escape(label, quote=True)}">{body}</svg>'
 
 
 def frame(x: Axis, y: Axis, x_title: str, y_title: str, y_grid: bool = True) -> str:
@@ -122,7 +125,7 @@ def layer_chart(layers: Sequence[tuple[str, float, float | None]], label: str) -
         if introduced is not None:
             shown += f", introduced {introduced:.1f} dB"
             parts.append(f'<circle class="dot introduced" cx="{at}" cy="{_n(y.at(introduced))}" r="3"/>')
-        circle = f'class="dot accumulated" cx="{at}" cy="{_n(y.at(accumulated))}" r="3"'
+        circle = f'class="dot accumulated" data-layer="{i}" cx="{at}" cy="{_n(y.at(accumulated))}" r="3.5"'
         parts.append(f"<circle {circle}><title>{escape(shown)}</title></circle>")
     return svg("".join(parts), label)
 
@@ -130,7 +133,7 @@ def layer_chart(layers: Sequence[tuple[str, float, float | None]], label: str) -
 def histogram_chart(
     low: float, high: float, counts: Sequence[int], chosen: tuple[float, float] | None, label: str
 ) -> str:
-    """Bars on a logarithmic height, the chosen range as a band; bars outside it are marked."""
+    """Bars on a logarithmic height, the chosen range as a band with its ends; bars outside it are marked."""
     edges = [low, high, *(chosen or ())]
     margin = 0.02 * (max(edges) - min(edges)) or 1.0
     x = Axis(min(edges) - margin, max(edges) + margin, LEFT, WIDTH - RIGHT)
@@ -140,6 +143,19 @@ def histogram_chart(
         left, right = x.at(chosen[0]), x.at(chosen[1])
         band = f'x="{_n(left)}" y="{TOP}" width="{_n(right - left)}" height="{HEIGHT - BOTTOM - TOP}"'
         parts.append(f'<rect class="band" {band}/>')
+    parts.append(_decades(y, max(counts, default=1)))
+    parts += _bars(x, y, low, high, counts, chosen)
+    if chosen:
+        ends = "".join(f"M{_n(x.at(end))} {TOP}V{HEIGHT - BOTTOM}" for end in chosen)
+        parts.append(f'<path class="ends" d="{ends}"/>')
+    parts.append(frame(x, y, "FP32 value", "how many (log)", y_grid=False))
+    return svg("".join(parts), label)
+
+
+def _bars(
+    x: Axis, y: Axis, low: float, high: float, counts: Sequence[int], chosen: tuple[float, float] | None
+) -> list[str]:
+    """Two paths: the bars that touch the chosen range, and those outside it."""
     width = (high - low) / max(1, len(counts))
     inside: list[str] = []
     outside: list[str] = []
@@ -150,24 +166,54 @@ def histogram_chart(
         bar = f"M{_n(x.at(left))} {_n(y.start)}V{_n(y.at(math.log1p(count)))}H{_n(x.at(right))}V{_n(y.start)}z"
         clipped = chosen is not None and (left >= chosen[1] or right <= chosen[0])
         (outside if clipped else inside).append(bar)
-    parts += [f'<path class="bar s1" d="{"".join(inside)}"/>', f'<path class="bar broken" d="{"".join(outside)}"/>']
-    parts.append(frame(x, y, "FP32 value", "how many (log)", y_grid=False))
-    return svg("".join(parts), label)
+    return [f'<path class="bar s1" d="{"".join(inside)}"/>', f'<path class="bar broken" d="{"".join(outside)}"/>']
 
 
-def interval_chart(rows: Sequence[tuple[str, float, float, float]], label: str) -> str:
-    """(name, value, low, high) in percent: a dot with its interval, one row each."""
-    bounds = [bound for _, _, low, high in rows for bound in (low, high)]
+def _decades(y: Axis, most: int) -> str:
+    """Grid lines and labels at powers of ten, at most five, on an axis of log1p."""
+    highest = int(math.log10(max(1, most)))
+    parts = []
+    for exponent in range(0, highest + 1, 1 + highest // 5):
+        at = _n(y.at(math.log1p(10**exponent)))
+        parts.append(f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>')
+        shown = f"{10**exponent:,}" if exponent < 4 else f'10<tspan dy="-5" class="power">{exponent}</tspan>'
+        parts.append(f'<text x="{LEFT - 6}" y="{at}" class="tick end middle">{shown}</text>')
+    return "".join(parts)
+
+
+def interval_chart(rows: Sequence[tuple[str, float, float, float]], unit: str, label: str, zero: bool = False) -> str:
+    """(name, value, low, high): a dot with its interval, one row each. zero: the value is signed, 0 is marked."""
+    bounds = [bound for _, _, low, high in rows for bound in (low, high)] + ([0.0] if zero else [])
+    margin = 0.08 * (max(bounds) - min(bounds)) or 0.5
     height = 48 + 34 * len(rows)
-    x = Axis(math.floor(min(bounds) - 0.5), math.ceil(max(bounds) + 0.5), 130, WIDTH - 70)
+    x = Axis(min(bounds) - margin, max(bounds) + margin, NAMES, WIDTH - 70)
     y = Axis(0, 1, height - BOTTOM, TOP)
-    parts = [frame(x, y, "% (95 % interval)", "", y_grid=False)]
+    parts = [frame(x, y, unit, "", y_grid=False)]
+    if zero:
+        parts.append(f'<path class="guide" d="M{_n(x.at(0))} 4V{height - BOTTOM}"/>')
     for i, (name, value, low, high) in enumerate(rows):
+        at, color = 24 + 34 * i, "s1" if zero else f"s{i}"
+        shown = f"{value:+.2f}" if zero else f"{value:.1f}"
+        parts.append(f'<text x="{NAMES - 10}" y="{at}" class="end middle">{escape(name)}</text>')
+        parts.append(f'<path class="interval {color}" d="M{_n(x.at(low))} {at}H{_n(x.at(high))}"/>')
+        parts.append(f'<circle class="dot {color}" cx="{_n(x.at(value))}" cy="{at}" r="6"/>')
+        parts.append(f'<text x="{_n(x.at(high) + 10)}" y="{at}" class="tick middle">{shown}</text>')
+    return svg("".join(parts), label, height=height)
+
+
+def bar_chart(rows: Sequence[tuple[str, float, float]], unit: str, label: str) -> str:
+    """(name, value, reach): a bar to `value` from 0 and a line on to `reach`, one row each."""
+    height = 48 + 34 * len(rows)
+    x = Axis(0, 1.02 * max(max(value, reach) for _, value, reach in rows), NAMES, WIDTH - 60)
+    y = Axis(0, 1, height - BOTTOM, TOP)
+    parts = [frame(x, y, unit, "", y_grid=False)]
+    for i, (name, value, reach) in enumerate(rows):
         at = 24 + 34 * i
-        parts.append(f'<text x="120" y="{at}" class="name end middle">{escape(name)}</text>')
-        parts.append(f'<path class="interval s{i}" d="M{_n(x.at(low))} {at}H{_n(x.at(high))}"/>')
-        parts.append(f'<circle class="dot s{i}" cx="{_n(x.at(value))}" cy="{at}" r="6"/>')
-        parts.append(f'<text x="{_n(x.at(high) + 8)}" y="{at}" class="tick middle">{value:.1f}</text>')
+        parts.append(f'<text x="{NAMES - 10}" y="{at}" class="end middle">{escape(name)}</text>')
+        bar = f'x="{NAMES}" y="{at - 9}" width="{_n(x.at(value) - NAMES)}" height="18"'
+        parts.append(f'<rect class="bar s{i}" {bar}/>')
+        parts.append(f'<path class="reach" d="M{_n(x.at(value))} {at}H{_n(x.at(reach))}m0 -5v10"/>')
+        parts.append(f'<text x="{_n(x.at(max(value, reach)) + 8)}" y="{at}" class="tick middle">{value:.2f}</text>')
     return svg("".join(parts), label, height=height)
 
 

@@ -1,4 +1,4 @@
-"""A graph as a list of nodes with its edges drawn in lanes beside it: readable from 10 to 1000 nodes, on any screen."""
+"""A graph as a table of nodes with its edges drawn in lanes beside it: readable from 10 to 1000 nodes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from html import escape
 from typing import Any
 
 from quantkit.report import text
-from quantkit.report.charts import svg
+from quantkit.report.elements import fixed, hidden_caption
 
 ROW, LANE, MARGIN = 24, 14, 14
-NAME_WIDTH, OP_WIDTH, SHAPE_WIDTH, KERNEL_WIDTH, TIME_WIDTH = 300, 130, 110, 210, 70
+"""Pixels; page.css gives the table's rows the same height, so that the lanes of neighbours meet."""
+MIDDLE = ROW // 2
 SHOWN_CHARACTERS = 44
+COLUMNS = ("node", "op", "shape", "runs in", "kernel", "µs")
 
 
 def assign_lanes(nodes: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -31,55 +33,63 @@ def assign_lanes(nodes: Sequence[Mapping[str, Any]]) -> list[int]:
     return lanes
 
 
-def lane_graph(nodes: Sequence[Mapping[str, Any]], times: Mapping[str, Mapping[str, Any]], label: str) -> str:
-    """SVG of the nodes in graph order. A filled dot runs in the engine, a hollow one in onnxruntime.
+def lane_table(nodes: Sequence[Mapping[str, Any]], times: Mapping[str, Mapping[str, Any]], caption: str) -> str:
+    """HTML table of the nodes in graph order. A filled dot runs in the engine, a hollow one in onnxruntime.
 
     nodes: entries of `inspect.placed_nodes`. times: node name -> {"us"}.
     """
     lanes = assign_lanes(nodes)
-    left = 2 * MARGIN + LANE * max(lanes, default=0)
-    columns = [left]
-    for width in (NAME_WIDTH, OP_WIDTH, SHAPE_WIDTH, KERNEL_WIDTH):
-        columns.append(columns[-1] + width)
-    parts = [_edge(lanes, feed, i) for i, node in enumerate(nodes) for feed in node["feeds"]]
+    width = 2 * MARGIN + LANE * max(lanes, default=0)
+    drawn: list[list[str]] = [[] for _ in nodes]
     for i, node in enumerate(nodes):
-        parts.append(_row(node, lanes[i], i, columns, times.get(node["name"], {}).get("us")))
-    width, height = columns[-1] + TIME_WIDTH, ROW * len(nodes) + 8
-    return svg("".join(parts), label, width, height, ' class="lanes"')
-
-
-def _at(lane: int, row: int) -> tuple[int, int]:
-    return MARGIN + LANE * lane, ROW * row + ROW // 2 + 4
-
-
-def _edge(lanes: Sequence[int], start: int, stop: int) -> str:
-    """Down the producer's lane, then over to the consumer in the last half row."""
-    (x0, y0), (x1, y1) = _at(lanes[start], start), _at(lanes[stop], stop)
-    if x0 == x1:
-        return f'<path class="edge" d="M{x0} {y0}V{y1}"/>'
-    bend = y1 - ROW
-    return f'<path class="edge" d="M{x0} {y0}V{bend}C{x0} {y1 - 8} {x1} {bend + 8} {x1} {y1}"/>'
-
-
-def _row(node: Mapping[str, Any], lane: int, row: int, columns: Sequence[int], microseconds: float | None) -> str:
-    x, y = _at(lane, row)
-    native = node["runs_on"] == "native"
-    where = node["kernel"] if native else "onnxruntime"
-    cells = [
-        _shortened(node["name"] or "-"),
-        node["op"],
-        text.shape(node["shape"]),
-        where,
-        "" if microseconds is None else f"{microseconds:.0f} us",
-    ]
-    title = f"{node['name']}: {node['op']}, {where}" + ("" if native else f". {node['reason']}")
-    texts = "".join(
-        f'<text x="{column}" y="{y}" class="middle{" mono" if i in (2, 3) else ""}">{escape(cell)}</text>'
-        for i, (column, cell) in enumerate(zip(columns, cells, strict=True))
+        for feed in node["feeds"]:
+            for row in range(feed, i + 1):
+                drawn[row].append(edge_in_row(lanes, feed, i, row))
+    rows = []
+    for i, node in enumerate(nodes):
+        kind = "native" if node["runs_on"] == "native" else "elsewhere"
+        dot = f'<circle cx="{MARGIN + LANE * lanes[i]}" cy="{MIDDLE}" r="5"/>'
+        edges = f'<path d="{"".join(drawn[i])}"/>' if drawn[i] else ""
+        lane = f'<td><svg class="{kind}" width="{width}" height="{ROW}" aria-hidden="true">{edges}{dot}</svg></td>'
+        rows.append(f"<tr>{lane}{_cells(node, times.get(node['name'], {}).get('us'))}</tr>")
+    head = "".join(f'<th scope="col"{_mark(name)}>{name}</th>' for name in COLUMNS)
+    return (
+        f'<table class="lanes">{hidden_caption(caption)}<thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )
-    kind = "native" if native else "elsewhere"
-    return f'<g class="{kind}"><title>{escape(title)}</title><circle cx="{x}" cy="{y}" r="5"/>{texts}</g>'
 
 
-def _shortened(name: str) -> str:
+def edge_in_row(lanes: Sequence[int], start: int, stop: int, row: int) -> str:
+    """The part in `row` of the path from the dot in row `start` to the dot in row `stop`.
+
+    Down the producer's lane, then over to the consumer's between the last two dots. Coordinates are the row's own;
+    what lies above or below it is drawn by its neighbours.
+    """
+    x0, x1 = (MARGIN + LANE * lanes[i] for i in (start, stop))
+    top = MIDDLE if row == start else 0
+    if x0 == x1 or row < stop - 1:
+        return f"M{x0} {top}V{MIDDLE if row == stop else ROW}"
+    if row == stop - 1:
+        straight = f"M{x0} {top}V{MIDDLE}" if top < MIDDLE else f"M{x0} {MIDDLE}"
+        return f"{straight}c0 {ROW - 8} {x1 - x0} 8 {x1 - x0} {ROW}"
+    return f"M{x0} {MIDDLE - ROW}c0 {ROW - 8} {x1 - x0} 8 {x1 - x0} {ROW}"
+
+
+def _cells(node: Mapping[str, Any], microseconds: float | None) -> str:
+    native = node["runs_on"] == "native"
+    name, title = node["name"] or text.MISSING, "" if native else f' title="{escape(node["reason"] or "", quote=True)}"'
+    where = "engine" if native else "onnxruntime"
+    return (
+        f'<th scope="row" title="{escape(name, quote=True)}">{escape(shortened(name))}</th>'
+        f"<td>{escape(node['op'])}</td><td>{text.shape(node['shape'])}</td><td{title}>{where}</td>"
+        f'<td>{escape(node["kernel"] or text.MISSING)}</td><td class="n">{fixed(microseconds, 0)}</td>'
+    )
+
+
+def _mark(name: str) -> str:
+    return ' class="n"' if name == COLUMNS[-1] else ""
+
+
+def shortened(name: str) -> str:
+    """The end of a long name: what tells its layer from the others."""
     return name if len(name) <= SHOWN_CHARACTERS else "…" + name[1 - SHOWN_CHARACTERS :]

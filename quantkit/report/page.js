@@ -10,7 +10,7 @@ function sortBy(table, column, header) {
   };
   const order = (a, b) => {
     const x = key(a), y = key(b);
-    if (typeof x === "string") return descending ? y.localeCompare(x) : x.localeCompare(y);
+    if (typeof x === "string") return (descending ? -1 : 1) * x.localeCompare(y, undefined, { numeric: true });
     if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
     return descending ? y - x : x - y;
   };
@@ -52,18 +52,20 @@ function showLayer(index) {
   for (const row of layerRows) row.classList.toggle("chosen", row.dataset.layer === index);
   select.value = index;
 }
+function reachLayer(index) {
+  showLayer(index);
+  document.getElementById("distribution").scrollIntoView({ block: "nearest" });
+}
 if (select) {
+  for (const dot of all("svg [data-layer]")) dot.addEventListener("click", () => reachLayer(dot.dataset.layer));
   select.addEventListener("change", () => showLayer(select.value));
   for (const row of layerRows) {
-    const name = row.querySelector("td.name");
+    const name = row.querySelector("th.name");
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = name.textContent;
+    button.append(...name.childNodes);
     button.title = "Show its distribution";
-    button.addEventListener("click", () => {
-      showLayer(row.dataset.layer);
-      document.getElementById("distribution").scrollIntoView({ block: "nearest" });
-    });
+    button.addEventListener("click", () => reachLayer(row.dataset.layer));
     name.replaceChildren(button);
   }
   showLayer(select.value);

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantkit.report import text
+from quantkit.report.speed import FP32, INT8
 
 if TYPE_CHECKING:
     from quantkit.report.compare import Comparison
 
 CHANCE = 0.05
 """A difference with a larger p-value is one that chance explains."""
+BUSY = 2.0
+"""Latencies of which a tenth is so many times the least were disturbed by other programs."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,18 @@ def sentence(comparison: Comparison) -> str:
     return " and ".join(parts) + "; " + _accuracy_clause(comparison)
 
 
+def busy_note(comparison: Comparison) -> str:
+    """A sentence where the measured times vary too much to be trusted; else empty."""
+    runs = (comparison.latency or {"runs": []})["runs"]
+    worst = max((run["p90_ms"] / run["min_ms"] for run in runs if run["name"] in (FP32, INT8)), default=1.0)
+    if worst <= BUSY:
+        return ""
+    return (
+        f"The machine was busy: a tenth of the runs took {worst:.1f} times the least or more. "
+        "Measure the speed again when nothing else runs."
+    )
+
+
 def _accuracy_clause(comparison: Comparison) -> str:
     flips, confidence = comparison.flips, comparison.confidence
     if flips is None or confidence is None:
@@ -65,9 +80,9 @@ def _accuracy_clause(comparison: Comparison) -> str:
     shown = f"top-1 is {text.percent(int8)} (FP32: {text.percent(fp32)})"
     if not flips["fixed"] + flips["broken"]:
         return f"{shown}: not one of {comparison.samples} answers turned right or wrong."
-    changed = f"{flips['broken']} answers turned wrong and {flips['fixed']} right of {comparison.samples}"
+    changed = f"of {comparison.samples} answers, {flips['broken']} turned wrong and {flips['fixed']} right"
     p = confidence["mcnemar_p"]
     if p > CHANCE:
-        return f"{shown}: {changed}, a difference that chance explains (McNemar p = {p:.2f})."
+        return f"{shown}: {changed}, which chance explains (McNemar p = {p:.2f})."
     direction = "gain" if int8 > fp32 else "loss"
     return f"{shown}: {changed}, a measurable {direction} (McNemar p = {p:.2g})."
