@@ -148,7 +148,9 @@ def test_a_dot_of_the_chart_and_the_select_choose_a_layer(page):
 def test_samples_are_filtered_by_what_happened_to_them(comparison, tmp_path):
     log = copy.copy(comparison.changes)
     kinds = ["broken"] * 2 + ["same"] * 22
-    log._heap = [(*entry[:2], replace(entry[2], kind=kind), entry[3]) for entry, kind in zip(log._heap, kinds)]
+    log._heap = [
+        (*entry[:2], replace(entry[2], kind=kind), entry[3]) for entry, kind in zip(log._heap, kinds, strict=True)
+    ]
     page = tmp_path / "page.html"
     page.write_text(comparison_page(replace(comparison, changes=log), "a", "b"), encoding="utf-8")
     found, console = visit(
