@@ -16,20 +16,22 @@ typedef enum {
 typedef enum { QK_SCALAR = 0, QK_AVX2 = 1, QK_AVXVNNI = 2, QK_AVX512VNNI = 3, QK_ISA_COUNT = 4 } qk_isa;
 
 typedef enum {
-    QK_QUANTIZE = 0,   /* qk_convert_params:  f32 [batch][channels][pixels] -> u8 [batch][pixels][pitch] */
-    QK_DEQUANTIZE = 1, /* qk_convert_params:  u8 [batch][pixels][pitch] -> f32 [batch][channels][pixels] */
-    QK_CONV = 2,       /* qk_conv_params:     in[0] activations, in[1] residual or none */
-    QK_BINARY = 3,     /* qk_binary_params:   in[0], in[1] */
-    QK_POOL = 4,       /* qk_pool_params */
-    QK_LOOKUP = 5,     /* qk_copy_params with a table: y = T[x] */
-    QK_COPY = 6,       /* qk_copy_params:     strided copy, with a table if one is given */
-    QK_FILL = 7,       /* qk_copy_params:     writes `value`; no input */
-    QK_RESIZE = 8,     /* qk_resize_params:   nearest, by index maps */
-    QK_SOFTMAX = 9,    /* qk_softmax_params */
-    QK_NORMALIZE = 10, /* qk_normalize_params: layer normalization */
-    QK_MATMUL = 11,    /* qk_matmul_params:   in[0], in[1], both activations */
-    QK_BLEND = 12,     /* qk_resize_params:   linear, by maps of indices and weights */
-    QK_OP_COUNT = 13
+    QK_QUANTIZE = 0,         /* qk_convert_params:  f32 [batch][channels][pixels] -> u8 [batch][pixels][pitch] */
+    QK_DEQUANTIZE = 1,       /* qk_convert_params:  u8 [batch][pixels][pitch] -> f32 [batch][channels][pixels] */
+    QK_CONV = 2,             /* qk_conv_params:     in[0] activations, in[1] residual or none */
+    QK_BINARY = 3,           /* qk_binary_params:   in[0], in[1] */
+    QK_POOL = 4,             /* qk_pool_params */
+    QK_LOOKUP = 5,           /* qk_copy_params with a table: y = T[x] */
+    QK_COPY = 6,             /* qk_copy_params:     strided copy, with a table if one is given */
+    QK_FILL = 7,             /* qk_copy_params:     writes `value`; no input */
+    QK_RESIZE = 8,           /* qk_resize_params:   nearest, by index maps */
+    QK_SOFTMAX = 9,          /* qk_softmax_params */
+    QK_NORMALIZE = 10,       /* qk_normalize_params: layer and RMS normalization */
+    QK_MATMUL = 11,          /* qk_matmul_params:   in[0], in[1], both activations */
+    QK_BLEND = 12,           /* qk_resize_params:   linear, by maps of indices and weights */
+    QK_LRN = 13,             /* qk_lrn_params:      local response normalization */
+    QK_GROUP_NORMALIZE = 14, /* qk_group_normalize_params: group and instance normalization */
+    QK_OP_COUNT = 15
 } qk_op_kind;
 
 /* Where a tensor lies: byte `offset` in buffers[buffer] of the call; buffer -1 means: no such tensor. */
@@ -134,15 +136,38 @@ typedef struct {
     int32_t zero_point;
 } qk_softmax_params;
 
-/* Layer normalization of `rows` runs of `count` contiguous bytes. With S = sum x, V = count * sum x^2 - S^2, exact:
- * inverse = in_scale / sqrt(f64(V) / f64(count^2) * in_scale^2 + epsilon) in float64, a = f32(inverse / count),
- * y = clamp(rne((f32(count * x - S) * a) * gain[i] + shift[i]) + zero_point, 0, 255), float32 step by step. */
+/* Layer or RMS normalization of `rows` runs of n = `count` contiguous bytes, all integers exact:
+ * origin -1, about the mean: S = sum x, V = n * sum x^2 - S^2; else about this byte: S = n * origin,
+ * V = n * sum (x - origin)^2. inverse = in_scale / sqrt(f64(V) / f64(n^2) * in_scale^2 + epsilon) in float64,
+ * a = f32(inverse / n), y = clamp(rne((f32(n * x - S) * a) * gain[i] + shift[i]) + zero_point, 0, 255), float32 step by
+ * step. */
 typedef struct {
     int64_t rows, count, in_pitch, out_pitch;
     double in_scale, epsilon;
     const float *gain, *shift; /* [count]: f32(scale / s_y), f32(bias / s_y) */
-    int32_t zero_point;
+    int32_t origin, zero_point;
 } qk_normalize_params;
+
+/* The same about the mean, over the pixels and the channels of a group, NHWC: n = pixels * channels / groups, gain and
+ * shift by channel. */
+typedef struct {
+    int64_t batch, pixels, channels, groups, in_pitch, out_pitch;
+    double in_scale, epsilon;
+    const float *gain, *shift; /* [channels] */
+    int32_t zero_point;
+} qk_group_normalize_params;
+
+/* Local response normalization of `rows` runs of `count` contiguous bytes. d[i] = x[i] - in_zero_point,
+ * S = sum of d[j]^2 over the j in i - before..i + after that lie in the run, at most 257, so exact in float32.
+ * The factor is piecewise linear in S, 128 segments an octave: bits = those of f32(max(S, 1)), k = (bits >> 16) -
+ * 16,256, factor = segments[k][0] + f32(bits & 65,535) * segments[k][1],
+ * y = clamp(rne(f32(d[i]) * factor) + zero_point, 0, 255), float32 step by step. */
+typedef struct {
+    int64_t rows, count, in_pitch, out_pitch;
+    int32_t before, after, in_zero_point, zero_point;
+    const float *segments; /* [segment_count][2]: the factor where a segment begins, and its slope */
+    int32_t segment_count;
+} qk_lrn_params;
 
 /* Products of batch[0] x batch[1] pairs of u8 matrices a [rows][depth] and b [depth][columns]. Strides in bytes:
  * b_stride of the depth and of the columns; depth is contiguous in a, columns in the output.

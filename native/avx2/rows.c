@@ -1,4 +1,4 @@
-/* Softmax and layer normalization, 8 lanes at a time. */
+/* Softmax, 8 lanes at a time. */
 #include "rows.h"
 
 #if QK_X86
@@ -67,59 +67,4 @@ static LANES_TARGET void softmax(const qk_op *op, const qk_task *task) {
 }
 
 const qk_kernel qk_softmax_avx2 = {.valid = qk_softmax_valid, .work = qk_softmax_work, .run = softmax};
-
-/* ---- Layer normalization ---- */
-
-/* count * x and S stay below 2^24, exact in float32; and a lane's sum of squares below 2^31. */
-enum { NORMALIZE_EXACT_COUNT = 65793 };
-
-static int32_t normalize_accepts(const qk_op *op) {
-    return ((const qk_normalize_params *)op->params)->count <= NORMALIZE_EXACT_COUNT;
-}
-
-LANES_INLINE int64_t sum_of_lanes(__m256i i32x8) {
-    __m128i i32x4 = _mm_add_epi32(_mm256_castsi256_si128(i32x8), _mm256_extracti128_si256(i32x8, 1));
-    i32x4 = _mm_add_epi32(i32x4, _mm_shuffle_epi32(i32x4, 0x4e));
-    return (uint32_t)_mm_cvtsi128_si32(_mm_add_epi32(i32x4, _mm_shuffle_epi32(i32x4, 0xb1)));
-}
-
-LANES_INLINE float factor_of(const qk_normalize_params *p, const uint8_t *x, int64_t *sum) {
-    __m256i sums = _mm256_setzero_si256(), squares = _mm256_setzero_si256();
-    for (int64_t i = 0; i < p->count; i += 16) {
-        const __m128i u8x16 = bytes_load(x + i, qk_min64(16, p->count - i));
-        const __m256i u16x16 = _mm256_cvtepu8_epi16(u8x16);
-        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(u16x16, _mm256_set1_epi16(1)));
-        squares = _mm256_add_epi32(squares, _mm256_madd_epi16(u16x16, u16x16));
-    }
-    *sum = sum_of_lanes(sums);
-    return qk_normalize_factor(p, *sum, sum_of_lanes(squares));
-}
-
-static LANES_TARGET void normalize(const qk_op *op, const qk_task *task) {
-    const qk_normalize_params *p = op->params;
-    const lanes_f32 least = lanes_set((float)-p->zero_point), most = lanes_set((float)(255 - p->zero_point));
-    const lanes_f32 count = lanes_set((float)p->count);
-    for (int64_t row = task->begin; row < task->end; row++) {
-        const uint8_t *x = (const uint8_t *)qk_at(task, op->in[0]) + row * p->in_pitch;
-        uint8_t *y = (uint8_t *)qk_at(task, op->out) + row * p->out_pitch;
-        int64_t sum;
-        const lanes_f32 factor = lanes_set(factor_of(p, x, &sum)), whole = lanes_set((float)sum);
-        for (int64_t i = 0; i < p->count; i += LANES) {
-            const int64_t n = qk_min64(LANES, p->count - i);
-            const int full = n == LANES;
-            const lanes_f32 bytes = full ? lanes_load_u8(x + i) : lanes_load_u8_part(x + i, n);
-            const lanes_f32 gain = full ? lanes_load_f32(p->gain + i) : lanes_load_f32_part(p->gain + i, n);
-            const lanes_f32 shift = full ? lanes_load_f32(p->shift + i) : lanes_load_f32_part(p->shift + i, n);
-            const lanes_f32 normal = lanes_multiply(lanes_subtract(lanes_multiply(bytes, count), whole), factor);
-            const lanes_f32 v = lanes_clamp(lanes_add(lanes_multiply(normal, gain), shift), least, most);
-            if (full)
-                lanes_store_u8(y + i, v, p->zero_point);
-            else
-                lanes_store_u8_part(y + i, v, p->zero_point, n);
-        }
-    }
-}
-
-const qk_kernel qk_normalize_avx2 = {
-    .accepts = normalize_accepts, .valid = qk_normalize_valid, .work = qk_normalize_work, .run = normalize};
 #endif

@@ -26,6 +26,7 @@ PARAMS = {
     "QK_BINARY": "qk_binary_params", "QK_POOL": "qk_pool_params", "QK_LOOKUP": "qk_copy_params",
     "QK_COPY": "qk_copy_params", "QK_FILL": "qk_copy_params", "QK_RESIZE": "qk_resize_params",
     "QK_SOFTMAX": "qk_softmax_params", "QK_NORMALIZE": "qk_normalize_params",
+    "QK_GROUP_NORMALIZE": "qk_group_normalize_params", "QK_LRN": "qk_lrn_params",
     "QK_MATMUL": "qk_matmul_params", "QK_BLEND": "qk_resize_params",
 }  # fmt: skip
 

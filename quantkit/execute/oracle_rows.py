@@ -1,4 +1,4 @@
-"""Ops of the oracle that work along one axis: softmax, layer normalization, PRelu. Formulas: docs/numerics.md."""
+"""Ops of the oracle that work along some axes: softmax, PRelu, normalizations. Formulas: docs/numerics.md."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.execute.oracle_arithmetic import lookup_table, pairs, params, requantize
+from quantkit.execute.oracle_normalizations import NORMALIZATIONS
 
 Attributes = Mapping[str, Any]
 Inputs = Sequence[np.ndarray]
@@ -23,21 +24,6 @@ def _softmax(attributes: Attributes, inputs: Inputs) -> list[np.ndarray]:
     entries = table[below].astype(np.int64)
     factor = (1.0 / (entries.sum(axis=axis, keepdims=True) * y_params.scale)).astype(np.float32)
     return [requantize(entries.astype(np.float32) * factor, y_params)]
-
-
-def _layer_normalization(attributes: Attributes, inputs: Inputs) -> list[np.ndarray]:
-    """QLayerNormalization: x triple, scale, bias, y pair; over the last axis, sums in int64."""
-    x, x_params, y_params = inputs[0].astype(np.int64), params(*inputs[1:3]), params(*inputs[5:7])
-    count = x.shape[-1]
-    total = x.sum(axis=-1, keepdims=True)
-    spread = count * (x * x).sum(axis=-1, keepdims=True) - total * total
-    square = x_params.scale * x_params.scale
-    variance = spread.astype(np.float64) / float(count * count) * square
-    with np.errstate(all="ignore"):
-        deviation = np.sqrt(variance + float(attributes.get("epsilon", 1e-5)))
-        factor = (x_params.scale / deviation / count).astype(np.float32)
-        gain, shift = ((v.astype(np.float64) / y_params.scale).astype(np.float32) for v in inputs[3:5])
-        return [requantize((count * x - total).astype(np.float32) * factor * gain + shift, y_params)]
 
 
 def _leaky(alpha: float, real: np.ndarray) -> np.ndarray:
@@ -56,6 +42,6 @@ def _prelu(attributes: Attributes, inputs: Inputs) -> list[np.ndarray]:
 
 ROWS: dict[str, Callable[[Attributes, Inputs], list[np.ndarray]]] = {
     "Softmax": _softmax,
-    "LayerNormalization": _layer_normalization,
     "PRelu": _prelu,
+    **NORMALIZATIONS,
 }

@@ -172,5 +172,6 @@ DIM_RULES: dict[str, Callable[[ir.Node, ShapeAnalysis], Dims | None]] = {
     "AveragePool": _window,
     "Resize": _resize,
     "Flatten": _flatten,
+    "GroupNormalization": _input_dims,  # ONNX has no inference for it
 }
 """op type -> dimensions of its first output, or None to keep what ONNX inferred."""

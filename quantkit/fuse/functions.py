@@ -40,6 +40,9 @@ ATTRIBUTES: dict[str, dict[str, ir.AttributeType]] = {
     "Split": {"axis": _INT},
     "Softmax": {"axis": _INT},
     "LayerNormalization": {"axis": _INT, "epsilon": _FLOAT},
+    "RMSNormalization": {"axis": _INT, "epsilon": _FLOAT},
+    "GroupNormalization": {"num_groups": _INT, "epsilon": _FLOAT},
+    "LRN": {"size": _INT, "alpha": _FLOAT, "beta": _FLOAT, "bias": _FLOAT},
 }
 """Attributes of each base op that a quantkit node carries to its body, with ONNX's names."""
 
@@ -54,13 +57,15 @@ EXTRA_INPUTS: dict[str, tuple[str, ...]] = {
     "Split": ("split",),
     "Gather": ("indices",),
     "LayerNormalization": ("scale", "bias"),
+    "RMSNormalization": ("scale",),
+    "GroupNormalization": ("scale", "bias"),
     "PRelu": ("slope",),
 }
 """Constant inputs that follow the activation inputs of a base op."""
 
 SINCE_OPSET = {("AveragePool", "dilations"): 19, ("Reshape", "allowzero"): 14}
 """Attributes that an op has only from an opset on."""
-FIRST_OPSET = {"LayerNormalization": 17}
+FIRST_OPSET = {"LayerNormalization": 17, "RMSNormalization": 23}
 """Ops that ONNX has only from an opset on; models of older opsets do not hold them."""
 REDUCE_AXES_INPUT_OPSET = 18
 
@@ -125,6 +130,8 @@ def emit_base(emit: Emitter, name: OpName, data: Sequence[ir.Value], extra: Sequ
         return emit("Resize", [data[0], None, extra[0]], own)
     if base == "ResizeSizes":
         return emit("Resize", [data[0], None, None, extra[0]], own)
+    if base == "GroupNormalization":
+        return _group_normalization(emit, data[0], extra, own)
     if base == "ReduceMean" and emit.opset >= REDUCE_AXES_INPUT_OPSET:
         axes = emit("Constant", [], {"value_ints": own.pop("axes")})
         return emit("ReduceMean", [data[0], axes], own)
@@ -156,6 +163,26 @@ def _transposed_weights(emit: Emitter, w: ir.Value, group: Any) -> ir.Value:
     turned = emit("Transpose", [split], {"perm": [0, 2, 1, 3]})
     outer = emit("Slice", [emit("Shape", [turned], {}), ints(2), ints(3)], {})
     return emit("Reshape", [turned, emit("Concat", [ints(-1), outer, kernel], {"axis": 0})], {})
+
+
+def _group_normalization(emit: Emitter, x: ir.Value, extra: Sequence[ir.Value], own: Mapping[str, Any]) -> ir.Value:
+    """InstanceNormalization of [N, groups, rest], then a scale and bias [C, 1...] as of opset 21: for every opset.
+
+    ONNX's GroupNormalization of opset 18 scales by group.
+    """
+
+    def ints(*values: int) -> ir.Value:
+        return emit("Constant", [], {"value_ints": list(values)})
+
+    groups = emit("Unsqueeze", [emit("Constant", [], {"value_int": own["num_groups"]}), ints(0)], {})
+    shape = emit("Concat", [ints(0), groups, ints(-1)], {"axis": 0})
+    ones, zeros = (
+        emit("ConstantOfShape", [groups], {"value": ir.tensor(np.array([v], np.float32))}) for v in (1.0, 0.0)
+    )
+    grouped = [emit("Reshape", [x, shape], {}), ones, zeros]
+    normal = emit("InstanceNormalization", grouped, {"epsilon": own["epsilon"]})
+    back = emit("Reshape", [normal, emit("Shape", [x], {})], {})
+    return emit("Add", [emit("Mul", [back, extra[0]], {}), extra[1]], {})
 
 
 def _inputs(*names: str) -> list[ir.Value]:

@@ -26,8 +26,9 @@ POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Reduce
 MOVEMENT = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "ResizeScales", "ResizeSizes",
             "DepthToSpace", "Gather")  # fmt: skip
 VARIADIC = ("Concat", "Split")
-ALONG_AXIS = ("Softmax", "LayerNormalization", "PRelu")
-"""Ops that treat the runs of one axis, or the channels, each by itself."""
+NORMALIZATIONS = ("LayerNormalization", "RMSNormalization", "GroupNormalization", "LRN")
+ALONG_AXIS = ("Softmax", "PRelu", *NORMALIZATIONS)
+"""Ops that treat the runs of some axes, or the channels, each by itself."""
 MAX_VARIADIC = 64
 """Concat and Split with more operands than this stay in FP32 (a function has a fixed number of inputs)."""
 

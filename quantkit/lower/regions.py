@@ -46,7 +46,10 @@ LOWERINGS: dict[str, LowerFunction] = {
     "ActivationMatMul": products.lower_product,
     "PRelu": elementwise.lower_prelu,
     "Softmax": rows.lower_softmax,
-    "LayerNormalization": rows.lower_layer_normalization,
+    "LayerNormalization": rows.lower_along_last_axes,
+    "RMSNormalization": rows.lower_along_last_axes,
+    "GroupNormalization": rows.lower_group_normalization,
+    "LRN": rows.lower_lrn,
 }
 """Base op of a static quantkit node -> how it becomes engine ops."""
 

@@ -1,9 +1,9 @@
-"""Softmax and layer normalization: each run along one axis by itself."""
+"""Softmax and normalizations: each run along some axes, or group of channels, by itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,14 @@ from quantkit.fuse.graph import constant
 from quantkit.fuse.opnames import OpName
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import Ref
-from quantkit.lower.views import row_major
+from quantkit.lower.views import View, row_major
 
 EXPONENTIAL_ONE = 1 << 24
 """Fixed-point 1 of the exponentials: the largest power of two up to which float32 holds every integer."""
 
 
-def _emit_runs(context: Lowering, node: ir.Node, kind: str, axis: int, params: Mapping[str, Any]) -> None:
+def _emit_runs(context: Lowering, source: View, kind: str, axis: int, params: Mapping[str, Any]) -> View:
     """An op over the runs of an axis; the axis becomes the innermost, input and output are dense apart from a pitch."""
-    source = context.view(node.inputs[0])
     rank = len(source.dims)
     order = [*(i for i in range(rank) if i != axis), axis]
     back = [order.index(i) for i in range(rank)]
@@ -30,7 +29,7 @@ def _emit_runs(context: Lowering, node: ir.Node, kind: str, axis: int, params: M
     count = x.dims[-1]
     sizes = {"rows": math.prod(x.dims[:-1]), "count": count, "in_pitch": pitch, "out_pitch": count}
     context.emit(kind, [Ref(x.buffer, x.offset)], Ref(out.buffer, out.offset), {**sizes, **params})
-    context.set(node.outputs[0], out.permuted(back))
+    return out.permuted(back)
 
 
 def exponentials(scale: float) -> np.ndarray:
@@ -43,17 +42,70 @@ def exponentials(scale: float) -> np.ndarray:
 def lower_softmax(context: Lowering, node: ir.Node, name: OpName) -> None:
     x, y = context.params(node, 1), context.params(node, 3)
     params = {"exponentials": exponentials(x.scale), "out_scale": y.scale, "zero_point": y.zero_point}
-    _emit_runs(context, node, "QK_SOFTMAX", node.attributes["axis"].as_int(), params)
+    axis = node.attributes["axis"].as_int()
+    context.set(node.outputs[0], _emit_runs(context, context.view(node.inputs[0]), "QK_SOFTMAX", axis, params))
 
 
-def lower_layer_normalization(context: Lowering, node: ir.Node, name: OpName) -> None:
+def _gains(scale: float, *values: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Each array divided by the scale of the output, in float64, as float32."""
+    for value in values:
+        assert value is not None
+        yield (value.astype(np.float64).reshape(-1) / scale).astype(np.float32)
+
+
+def lower_along_last_axes(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """LayerNormalization and RMSNormalization: the axes are joined to one."""
+    centred = name.base == "LayerNormalization"
+    x, y = context.params(node, 1), context.params(node, 5 if centred else 4)
+    (gain,) = _gains(y.scale, constant(node.inputs[3]))
+    shift = next(_gains(y.scale, constant(node.inputs[4]))) if centred else np.zeros_like(gain)
+    source = context.view(node.inputs[0])
+    first = len(source.dims) + node.attributes["axis"].as_int()
+    joined = context.reshaped(source, (*source.dims[:first], math.prod(source.dims[first:])))
+    params = {"in_scale": x.scale, "epsilon": _epsilon(node), "origin": -1 if centred else x.zero_point,
+              "zero_point": y.zero_point, "gain": gain, "shift": shift}  # fmt: skip
+    out = _emit_runs(context, joined, "QK_NORMALIZE", first, params)
+    context.set(node.outputs[0], context.reshaped(out, source.dims))
+
+
+def lower_group_normalization(context: Lowering, node: ir.Node, name: OpName) -> None:
     x, y = context.params(node, 1), context.params(node, 5)
-    scale, bias = constant(node.inputs[3]), constant(node.inputs[4])
-    assert scale is not None
-    assert bias is not None
+    gain, shift = _gains(y.scale, constant(node.inputs[3]), constant(node.inputs[4]))
+    source, in_pitch = context.pixels(context.view(node.inputs[0]))
+    out = context.allocate(node.outputs[0], source.dims)
+    batch, channels, *spatial = source.dims
     params = {
-        "in_scale": x.scale, "epsilon": float(node.attributes["epsilon"].as_float()), "zero_point": y.zero_point,
-        "gain": (scale.astype(np.float64) / y.scale).astype(np.float32),
-        "shift": (bias.astype(np.float64) / y.scale).astype(np.float32),
+        "batch": batch, "pixels": math.prod(spatial), "channels": channels, "in_pitch": in_pitch,
+        "out_pitch": context.pixels(out)[1], "groups": node.attributes["num_groups"].as_int(), "in_scale": x.scale,
+        "epsilon": _epsilon(node), "zero_point": y.zero_point, "gain": gain, "shift": shift,
     }  # fmt: skip
-    _emit_runs(context, node, "QK_NORMALIZE", len(context.view(node.inputs[0]).dims) - 1, params)
+    context.emit("QK_GROUP_NORMALIZE", [Ref(source.buffer, source.offset)], Ref(out.buffer, out.offset), params)
+
+
+def _epsilon(node: ir.Node) -> float:
+    return float(node.attributes["epsilon"].as_float())
+
+
+def lrn_segments(scale: float, out_scale: float, farthest: int, size: int, alpha: float, beta: float,
+                 bias: float) -> np.ndarray:  # fmt: skip
+    """float32 [segments, 2]: the factor of LRN where each begins, and its rise over 1 / 65,536 of the segment.
+
+    The factor of a sum of squares S is scale / out_scale * (bias + alpha / size * scale^2 * S)^-beta. Segment k begins
+    at S = 2^(k / 128) * (1 + k % 128 / 128), integer division first. farthest: the largest |x - zero point|.
+    """
+    last = int(np.float32(size * farthest * farthest).view(np.int32)) >> 16
+    steps = np.arange(last - (127 << 7) + 2)
+    begins = np.ldexp(1 + steps % 128 / 128, steps // 128)
+    factor = (scale / out_scale * (bias + alpha / size * (scale * scale) * begins) ** -beta).astype(np.float32)
+    return np.stack([factor[:-1], np.diff(factor.astype(np.float64)) / 65536], axis=1).astype(np.float32)
+
+
+def lower_lrn(context: Lowering, node: ir.Node, name: OpName) -> None:
+    x, y = context.params(node, 1), context.params(node, 3)
+    size = node.attributes["size"].as_int()
+    alpha, beta, bias = (float(node.attributes[key].as_float()) for key in ("alpha", "beta", "bias"))
+    farthest = max(x.zero_point, 255 - x.zero_point)
+    table = lrn_segments(x.scale, y.scale, farthest, size, alpha, beta, bias)
+    params = {"before": (size - 1) // 2, "after": size // 2, "in_zero_point": x.zero_point, "zero_point": y.zero_point,
+              "segments": table, "segment_count": len(table)}  # fmt: skip
+    context.set(node.outputs[0], _emit_runs(context, context.view(node.inputs[0]), "QK_LRN", 1, params))

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,12 @@ MAX_DEPTH = ((1 << 31) - 1) // 255**2
 """Products of two differences of bytes that surely fit an int32."""
 MAX_GATHERED = 64
 """Indices of a Gather: each run of neighbours is a copy of its own."""
+MAX_NORMALIZED = 1 << 23
+"""Values normalized as one: 255 times as many fit an int32."""
+MAX_LRN_SIZE = 257
+"""Squares of so many differences of bytes have a sum below 2^24, exact in float32."""
+MAX_LRN_POWER = 4
+"""The factor is linear between 128 points an octave: with this exponent within 1.6e-4 of the power."""
 
 
 @dataclass(frozen=True)
@@ -198,18 +205,63 @@ def _softmax(node: ir.Node) -> StaticForm:
     return StaticForm(OpName("Softmax"), (node.inputs[0],), (), {"axis": axis % rank})  # type: ignore[arg-type]
 
 
-def _layer_normalization(node: ir.Node) -> StaticForm:
+def _float(node: ir.Node, name: str, default: float) -> float:
+    return node.attributes[name].as_float() if name in node.attributes else default
+
+
+def _checked_count(what: str, sizes: Sequence[object]) -> tuple[int, ...]:
+    """The sizes, all of them known, of what is normalized as one."""
+    known = tuple(d for d in sizes if isinstance(d, int))
+    if len(known) < len(sizes) or not 1 <= prod(known) <= MAX_NORMALIZED:
+        raise Reject(f"{what} of sizes {list(sizes)}; the engine has known ones of at most {MAX_NORMALIZED} values")
+    return known
+
+
+def _along_last_axes(node: ir.Node) -> StaticForm:
+    """LayerNormalization and RMSNormalization: over the axes from `axis` on; scale and bias in their full shape."""
     if any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
         raise Reject("the outputs mean or inverse deviation are used")
     rank = _rank(node.inputs[0])  # type: ignore[arg-type]
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-    if axis % rank != rank - 1:
-        raise Reject(f"over the axes from {axis} of rank {rank}; the engine has the last")
+    axis = (node.attributes["axis"].as_int() if "axis" in node.attributes else -1) % rank
     scale = _constant_input(node, 1, "the scale").astype(np.float32)
-    bias = _constant_input(node, 2, "the bias", np.zeros_like(scale)).astype(np.float32)
-    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-    attributes = {"axis": -1, "epsilon": epsilon}
-    return StaticForm(OpName("LayerNormalization"), (node.inputs[0],), (scale, bias), attributes)  # type: ignore[arg-type]
+    dims = node.inputs[0].shape.dims[axis:]  # type: ignore[union-attr]
+    sizes = scale.shape if len(dims) == scale.ndim == 1 else _checked_count("normalization", dims)
+    extra = [scale]
+    if node.op_type == "LayerNormalization":
+        extra.append(_constant_input(node, 2, "the bias", np.zeros_like(scale)).astype(np.float32))
+    attributes = {"axis": axis - rank, "epsilon": _float(node, "epsilon", 1e-5)}
+    full = tuple(np.ascontiguousarray(np.broadcast_to(v, sizes)) for v in extra)
+    return StaticForm(OpName(node.op_type), (node.inputs[0],), full, attributes)  # type: ignore[arg-type]
+
+
+def _group_normalization(node: ir.Node) -> StaticForm:
+    """GroupNormalization, and InstanceNormalization as one of a channel a group; scale and bias [C, 1...]."""
+    rank = _rank(node.inputs[0])  # type: ignore[arg-type]
+    dims = node.inputs[0].shape.dims  # type: ignore[union-attr]
+    if rank < 3 or not isinstance(dims[1], int):
+        raise Reject("no spatial axes, or an unknown number of channels")
+    channels = dims[1]
+    groups = node.attributes["num_groups"].as_int() if node.op_type == "GroupNormalization" else channels
+    if groups < 1 or channels % groups:
+        raise Reject(f"{channels} channels in {groups} groups")
+    if groups < channels:  # one channel of any image is small enough
+        _checked_count("groups", (channels // groups, *dims[2:]))
+    extra = [_constant_input(node, 1 + i, what).astype(np.float32) for i, what in enumerate(("the scale", "the bias"))]
+    if any(v.size != channels for v in extra):
+        raise Reject("a scale or bias that is not by channel")
+    by_channel = tuple(v.reshape(-1, *[1] * (rank - 2)) for v in extra)
+    attributes = {"num_groups": groups, "epsilon": _float(node, "epsilon", 1e-5)}
+    return StaticForm(OpName("GroupNormalization"), (node.inputs[0],), by_channel, attributes)  # type: ignore[arg-type]
+
+
+def _lrn(node: ir.Node) -> StaticForm:
+    size, bias = node.attributes["size"].as_int(), _float(node, "bias", 1.0)
+    attributes = {"size": size, "alpha": _float(node, "alpha", 1e-4), "beta": _float(node, "beta", 0.75), "bias": bias}
+    if size > MAX_LRN_SIZE or bias <= 0 or attributes["alpha"] < 0 or abs(attributes["beta"]) > MAX_LRN_POWER:  # type: ignore[operator]
+        raise Reject(
+            f"{attributes}; the engine has size <= {MAX_LRN_SIZE}, bias > 0, alpha >= 0, |beta| <= {MAX_LRN_POWER}"
+        )
+    return StaticForm(OpName("LRN"), (node.inputs[0],), (), attributes)  # type: ignore[arg-type]
 
 
 def _product(node: ir.Node) -> StaticForm:
@@ -256,7 +308,11 @@ FORMS: dict[str, Callable[[ir.Node], StaticForm]] = {
     "MatMul": _product,
     "PRelu": _prelu,
     "Softmax": _softmax,
-    "LayerNormalization": _layer_normalization,
+    "LayerNormalization": _along_last_axes,
+    "RMSNormalization": _along_last_axes,
+    "GroupNormalization": _group_normalization,
+    "InstanceNormalization": _group_normalization,
+    "LRN": _lrn,
     "Add": _binary,
     "Sub": _binary,
     "Mul": _binary,

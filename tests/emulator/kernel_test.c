@@ -89,6 +89,13 @@ static void point(uint32_t kind, void *params, const guarded *g, const void *pac
         ((qk_normalize_params *)params)->gain = (const float *)(const void *)g[INTS0].data;
         ((qk_normalize_params *)params)->shift = (const float *)(const void *)g[INTS1].data;
         break;
+    case QK_GROUP_NORMALIZE:
+        ((qk_group_normalize_params *)params)->gain = (const float *)(const void *)g[INTS0].data;
+        ((qk_group_normalize_params *)params)->shift = (const float *)(const void *)g[INTS1].data;
+        break;
+    case QK_LRN:
+        ((qk_lrn_params *)params)->segments = (const float *)(const void *)g[INTS0].data;
+        break;
     default:
         break;
     }

@@ -75,8 +75,11 @@ def pointed_to(library: RecordingLibrary, kind: int, params: Any) -> Blobs:
         found |= {"ints0": memory(params.rows, 8 * params.out_h), "ints1": memory(params.columns, 8 * params.out_w)}
     elif kind == library.QK_SOFTMAX:
         found["ints0"] = memory(params.exponentials, 4 * SOFTMAX_ENTRIES)
-    elif kind == library.QK_NORMALIZE:
-        found |= {"ints0": memory(params.gain, 4 * params.count), "ints1": memory(params.shift, 4 * params.count)}
+    elif kind == library.QK_LRN:
+        found["ints0"] = memory(params.segments, 8 * params.segment_count)
+    elif kind in (library.QK_NORMALIZE, library.QK_GROUP_NORMALIZE):
+        size = 4 * (params.count if kind == library.QK_NORMALIZE else params.channels)
+        found |= {"ints0": memory(params.gain, size), "ints1": memory(params.shift, size)}
     return found
 
 

@@ -40,12 +40,6 @@ def test_at_the_end_of_a_model_they_stay_in_float(op):
     assert [n.op_type for n in found.graph] == ["QuantizeLinear", "QConvFloat", op.split("<")[0]]
 
 
-def test_layer_normalization_over_more_axes_stays_in_float():
-    body = f"c = Conv<{CONV}>(x, w) n = LayerNormalization<axis=-2>(c, g) y = Conv<{POINT}>(n, v)"
-    found = quantized(model(body, {"w": (8, 3, 3, 3), "g": (8, 8), "v": (4, 8, 1, 1)}))
-    assert "LayerNormalization" in [n.op_type for n in found.graph]
-
-
 @pytest.mark.parametrize("slopes", [GAIN, np.repeat(GAIN[:2], 4), -GAIN])
 def test_prelu_with_a_slope_a_channel(slopes):
     body = f"c = Conv<{CONV}>(x, w) p = PRelu(c, s) y = Conv<{POINT}>(p, v)"

@@ -240,6 +240,20 @@ def float_op(b: Builder, x: str) -> str:
     return b.node(b.pick(["Sin", "Atan", "Round"]), [x], b.values[x])
 
 
+def spatial_normalization(b: Builder, x: str) -> str:
+    """LRN over channels, or over the pixels of a channel, or over everything."""
+    _, c, h, w = shape = b.values[x]
+    kind = b.pick(["LRN", "InstanceNormalization", "LayerNormalization"])
+    if kind == "LRN":
+        attributes = {"size": b.pick([5, 3, 1, 9]), "alpha": b.pick([1e-4, 0.5]), "beta": b.pick([0.75, 1.0])}
+        return b.node("LRN", [x], shape, **attributes)
+    if kind == "InstanceNormalization":
+        return b.node(kind, [x, b.normal(c), b.normal(c, scale=0.3)], shape)
+    axis = b.int(1, 3)
+    sizes = (c, h, w)[axis - 1 :]
+    return b.node(kind, [x, b.normal(*sizes), b.normal(*sizes, scale=0.3)], shape, axis=axis)
+
+
 def normalization(b: Builder, x: str) -> str:
     """Over the channels, as transformers and ConvNeXt have it."""
     n, c, h, w = b.values[x]
@@ -282,6 +296,7 @@ def attention(b: Builder, x: str) -> str:
 STEPS = (
     conv, residual, grouped_conv, binary, concat, split, pool, resize, pad, slice_, channel_shuffle, activation,
     squeeze_and_excite, global_pool, dense, float_op, conv_transpose, normalization, attention,
+    spatial_normalization,
 )  # fmt: skip
 
 

@@ -90,4 +90,5 @@ def test_every_kind_of_step_happens() -> None:
 
     collect()
     assert seen >= {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Concat", "Split", "Slice", "MaxPool",
-                    "AveragePool", "Resize", "Pad", "Transpose", "Softmax", "LayerNormalization", "Sin"}  # fmt: skip
+                    "AveragePool", "Resize", "Pad", "Transpose", "Softmax", "LayerNormalization", "LRN",
+                    "InstanceNormalization", "Sin"}  # fmt: skip

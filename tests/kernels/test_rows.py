@@ -1,9 +1,8 @@
-"""Softmax and layer normalization against integer sums and float steps in numpy, bit for bit."""
+"""Softmax against integer sums and float steps in numpy, bit for bit."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -69,58 +68,5 @@ def test_softmax_leaves_gaps_between_runs_alone() -> None:
         check_softmax(bytes_of(4, count, 2), (count + 5, count + 11), 0.1, 1 / 255, 0)
 
 
-# ---- layer normalization ----
-
-
-def normalized(x: Array, k: dict[str, Any], gain: Array, shift: Array) -> Array:
-    wide = x.astype(np.int64)
-    count = x.shape[1]
-    total = wide.sum(1, keepdims=True)
-    spread = count * (wide * wide).sum(1, keepdims=True) - total * total
-    variance = spread.astype(np.float64) / (float(count) * float(count)) * (k["in_scale"] * k["in_scale"])
-    with np.errstate(all="ignore"):
-        factor = (k["in_scale"] / np.sqrt(variance + k["epsilon"]) / float(count)).astype(np.float32)
-        v = (count * wide - total).astype(np.float32) * factor * gain + shift
-    return requantize(v, k["zero_point"], 0, 255)
-
-
-def check_normalize(x: Array, pitches: tuple[int, int], seed: int = 3, gain_size: float = 30.0, **given: Any) -> None:
-    k = {"in_scale": float(np.float32(0.037)), "epsilon": 1e-6, "zero_point": 121, **given}
-    rng = np.random.default_rng(seed)
-    rows, count = x.shape
-    gain, shift = (rng.normal(size=(2, count)) * [[gain_size], [9.0]]).astype(np.float32)
-    pointers = {"gain": ffi.cast("float *", gain.ctypes.data), "shift": ffi.cast("float *", shift.ctypes.data)}
-    sizes = {"rows": rows, "count": count, "in_pitch": pitches[0], "out_pitch": pitches[1]}
-    params = ffi.new("qk_normalize_params *", {**sizes, **k, **pointers})
-    expected = with_gaps(normalized(x, k, gain, shift), pitches[1])
-    check(lib.QK_NORMALIZE, params, [with_gaps(x, pitches[0])], expected)
-
-
-@pytest.mark.parametrize("count", COUNTS)
-def test_normalization_of_runs_of_every_length(count: int) -> None:
-    check_normalize(bytes_of(5, count, count), (count, count))
-
-
-@pytest.mark.parametrize("count", [1, 9, 96, 768])
-def test_normalization_at_the_extremes(count: int) -> None:
-    x = bytes_of(6, count, 4)
-    check_normalize(x, (count, count), zero_point=0, in_scale=1e-20)
-    check_normalize(x, (count, count), zero_point=255, in_scale=1e20, gain_size=1e30)
-    check_normalize(x, (count, count), epsilon=0.0)  # a constant run is 0 times infinity
-    check_normalize(np.full_like(x, 255), (count, count))
-
-
-@pytest.mark.parametrize("count", [65793, 65794, 70001])
-def test_runs_so_long_that_float32_sums_would_be_inexact(count: int) -> None:
-    check_normalize(bytes_of(3, count, 5), (count, count))
-    check_normalize(np.full((1, count), 255, np.uint8), (count, count))
-
-
-def test_normalization_leaves_gaps_between_runs_alone() -> None:
-    for count in (7, 33, 96):
-        check_normalize(bytes_of(4, count, 6), (count + 5, count + 11))
-
-
-def test_every_kernel_on_rows_is_dispatched() -> None:
+def test_the_softmax_kernels_are_dispatched() -> None:
     check_dispatch(lib.QK_SOFTMAX, ffi.new("qk_softmax_params *", {"rows": 1, "count": 64}))
-    check_dispatch(lib.QK_NORMALIZE, ffi.new("qk_normalize_params *", {"rows": 1, "count": 64}))
