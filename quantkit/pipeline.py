@@ -31,11 +31,14 @@ WRONG_KIND = {
     "calibrated": "is already quantized by quantkit; give the FP32 model that it was made from",
     "foreign-int8": "is already quantized by another tool; give the FP32 model that it was made from",
 }
+PARTIAL_KINDS = ("calibrated", "foreign-int8")
+"""What may hold FP32 layers beside quantized ones."""
 
 
 @dataclass
 class ModelResult:
-    """A model that a stage made, and what was decided on the way. `kind`: fp32 | converted | calibrated."""
+    """A model that a stage made, and what was decided on the way. `kind`: fp32 | converted | calibrated, or
+    foreign-int8 where nothing could be added to a model that another tool has quantized in part."""
 
     model: ir.Model
     kind: str
@@ -69,22 +72,28 @@ class ModelResult:
         return model_card(self)
 
 
-def fused_model(model: Any, keep_fp32: Iterable[str] = ()) -> tuple[ir.Model, list[Decision]]:
+def fused_model(model: Any, keep_fp32: Iterable[str] = (), partial: bool = False
+                ) -> tuple[ir.Model, list[Decision]]:  # fmt: skip
     """load -> fold -> fuse: an FP32 model as fused FP32 ops in memory.
 
+    partial: a model that is quantized in part comes with that part as static quantkit ops, as far as they can be.
     Raises ModelError if it is not FP32, UsageError if a regular expression of keep_fp32 matches no node.
     """
     from quantkit.fold import fold
+    from quantkit.foreign.partial import adopt, rest_in_words, settle
     from quantkit.fuse import fuse
     from quantkit.load import artifact_kind, load, load_decisions
 
     loaded = load(model)
     kind = artifact_kind(loaded)
-    if kind != "fp32":
-        raise ModelError(f"{_label(model)} {WRONG_KIND[kind]}")
+    if kind != "fp32" and not (partial and kind in PARTIAL_KINDS):
+        raise ModelError(f"{_label(model)} {WRONG_KIND[kind]}{rest_in_words(loaded) if kind in PARTIAL_KINDS else ''}")
     decisions = load_decisions(loaded)
     names = [node.name or "" for node in loaded.graph]
+    if kind != "fp32":
+        decisions += adopt(loaded)
     decisions += fold(loaded)
+    settle(loaded)
     keep = keep_rule(keep_fp32, [*names, *(node.name or "" for node in loaded.graph)])
     decisions += fuse(loaded, keep)
     return loaded, decisions
@@ -96,7 +105,7 @@ def fused_float(model: Any) -> onnx.ModelProto:
 
     from quantkit.fuse.expand import expand
 
-    return ir.to_proto(expand(fused_model(model)[0]))
+    return ir.to_proto(expand(fused_model(model, partial=True)[0]))
 
 
 def _explained(stage: Callable[..., ModelResult]) -> Callable[..., ModelResult]:
@@ -170,16 +179,18 @@ def calibrate(converted: Any, data: Any, *, config: QuantConfig | None = None, r
 
 
 @_explained
-def quantize(model: Any, data: Any, *, config: QuantConfig | None = None, **options: Any) -> ModelResult:
+def quantize(model: Any, data: Any, *, config: QuantConfig | None = None, partial: bool = False,
+             **options: Any) -> ModelResult:  # fmt: skip
     """FP32 model + sample data -> the calibrated INT8 model.
 
     model: path, onnx.ModelProto or onnx_ir.Model. data: what `quantkit.observe.open_data` takes.
+    partial: the model may be quantized in part; that part stays as it is and the FP32 rest is quantized.
     options: preprocess (preset, TOML path or Preprocess), labels, samples, batch_size, strict, threads,
     table_in / table_out (calibration table, JSON), progress(phase, done, total), warn(message).
     Raises a QuantkitError that says what is wrong with the model, the data or an option.
     """
     config = config or QuantConfig()
-    fused, decisions = fused_model(model, config.keep_fp32)
+    fused, decisions = fused_model(model, config.keep_fp32, partial)
     return _calibrate(fused, data, config, decisions, _paths(model), **options)
 
 
@@ -194,13 +205,15 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
                **options: Any) -> ModelResult:  # fmt: skip
     from quantkit.execute.binding import NativeStatistics
     from quantkit.execute.trial import first_sample, run_trial, wreck
+    from quantkit.load import artifact_kind
     from quantkit.quantize.calibration import calibrate_fused
     from quantkit.quantize.select import select
 
     keep = keep_rule(config.keep_fp32, None)
     selection = select(fused, keep)
     if not selection.forms:
-        reason = "no Conv, Gemm or MatMul with constant weights: INT8 would gain nothing"
+        left = "" if artifact_kind(fused) == "fp32" else " is left in FP32"
+        reason = f"no Conv, Gemm or MatMul with constant weights{left}: INT8 would gain nothing"
         return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources)
     data, feeds = first_sample(fused, data, options)
     trial = run_trial(fused, selection, feeds, config, options.get("threads"))
@@ -225,8 +238,11 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
 
 def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path]) -> ModelResult:
     from quantkit.fuse.expand import expand
+    from quantkit.load import artifact_kind
 
-    return ModelResult(expand(fused), "fp32", [*decisions, Decision("quantize", "kept", "model", reason)], sources)
+    plain = expand(fused)
+    note = Decision("quantize", "kept", "model", reason)
+    return ModelResult(plain, artifact_kind(plain), [*decisions, note], sources)
 
 
 def _int8_opener(threads: int | None) -> Any:

@@ -51,6 +51,11 @@ class QuantParams:
         if not QMIN <= self.zero_point <= QMAX:
             raise CalibrationError(f"zero point {self.zero_point} is outside {QMIN}..{QMAX}")
 
+    @property
+    def range(self) -> Range:
+        """The real values of the lowest and the highest u8."""
+        return Range((QMIN - self.zero_point) * self.scale, (QMAX - self.zero_point) * self.scale)
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -75,6 +75,7 @@ def calibrate(model: Path, data: str | None, **options: Any) -> None:
 @goal_options
 @threads_option
 @isa_option
+@click.option("--partial", is_flag=True, help="The model is quantized in part: keep that, quantize the FP32 rest.")
 @console_options
 def quantize(model: Path, data: str | None, **options: Any) -> None:
     """Convert and calibrate in one step: an FP32 model in, an INT8 model out."""
@@ -144,6 +145,8 @@ def _quantize(command: str, model: Path, data: Any, options: dict[str, Any]) -> 
         progress=console.progress,
         warn=console.warn,
     )
+    if options.get("partial"):
+        settings["partial"] = True
     if quantizing.reference is not None:
         settings["reference"] = quantizing.reference
     result = getattr(pipeline, command)(model, data, **settings)

@@ -17,12 +17,14 @@ def pre_activation_name(output_name: str) -> str:
 def expand(model: ir.Model) -> ir.Model:
     """A copy of `model` in which every fused FP32 node is spelled out in standard ops; tensor names are kept.
 
-    The input of each fused activation is named by `pre_activation_name`. Initializers are shared with `model`.
+    The input of each fused activation is named by `pre_activation_name`. Initializers are shared with `model`. Static
+    nodes, of a model that was quantized in part, stay.
     """
     copy = model.clone()
     copy.meta.update(model.meta)
     expand_in_place(copy)
-    copy.opset_imports.pop(DOMAIN, None)
+    if not any(node.domain == DOMAIN for node in copy.graph):
+        copy.opset_imports.pop(DOMAIN, None)
     return copy
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.opnames import DOMAIN, OpName, parse
+from quantkit.types import QuantParams
 
 
 class Reject(Exception):
@@ -46,6 +47,19 @@ def quantkit_name(node: ir.Node) -> OpName | None:
 
 def is_standard(node: ir.Node, *op_types: str) -> bool:
     return node.domain in ("", "ai.onnx") and node.op_type in op_types
+
+
+def given_params(value: ir.Value) -> QuantParams | None:
+    """The parameters of a float value that is a dequantized u8 activation; None for every other value."""
+    node = value.producer()
+    if node is None or not is_standard(node, "DequantizeLinear") or len(node.inputs) < 3:
+        return None
+    source, scale, zero_point = node.inputs[0], constant(node.inputs[1]), constant(node.inputs[2])
+    if source is None or source.const_value is not None or scale is None or zero_point is None:
+        return None
+    if scale.size != 1 or scale.dtype != np.float32 or zero_point.dtype != np.uint8:
+        return None
+    return QuantParams(float(scale.item()), int(zero_point.item()))
 
 
 def new_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

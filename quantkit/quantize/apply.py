@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from quantkit.fuse.expand import expand_in_place, pre_activation_name
 from quantkit.fuse.functions import EXTRA_INPUTS, body_attributes, function_for
-from quantkit.fuse.graph import constant, new_initializer
+from quantkit.fuse.graph import constant, given_params, new_initializer
 from quantkit.fuse.opnames import DOMAIN, DOMAIN_VERSION
 from quantkit.quantize.qparams import QuantizedWeights, quantize_array
 from quantkit.quantize.select import Selection, becomes_float
@@ -21,6 +21,11 @@ from quantkit.types import QuantParams
 def quantized_name(name: str) -> str:
     """The name of the u8 tensor that stands for the FP32 tensor `name`."""
     return f"{name}_quantized"
+
+
+def _same(a: QuantParams, b: QuantParams) -> bool:
+    """Equal but for the rounding of a scale that went through a range."""
+    return a.zero_point == b.zero_point and abs(a.scale - b.scale) <= 1e-6 * a.scale
 
 
 class _Writer:
@@ -52,8 +57,12 @@ class _Writer:
         if value in self.u8:
             return self.u8[value]
         name = value.name or ""
-        array = constant(value)
-        if array is not None:
+        array, given = constant(value), given_params(value)
+        source = value.producer()
+        if source is not None and given is not None and _same(given, self.params_of(name)):
+            made = source.inputs[0]  # u8 already, in a model that was quantized in part
+            assert made is not None
+        elif array is not None:
             made = new_initializer(self.graph, quantized_name(name), quantize_array(array, self.params_of(name)))
         else:
             node = ir.node("QuantizeLinear", [value, *self.pair(name)], name=f"{name}/QuantizeLinear")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from quantkit.fuse.expand import pre_activation_name
-from quantkit.fuse.graph import Reject
+from quantkit.fuse.graph import Reject, given_params
 from quantkit.fuse.opnames import MOVEMENT
 from quantkit.quantize.support import StaticForm, static_form
 from quantkit.types import Decision, Range
@@ -19,11 +19,15 @@ FOLLOWING = (*MOVEMENT, "MaxPool", "GlobalMaxPool", "Split")
 
 @dataclass
 class Selection:
-    """forms: what each selected node becomes, in graph order. group_of: tensor name -> name of its parameter group."""
+    """forms: what each selected node becomes, in graph order. group_of: tensor name -> name of its parameter group.
+
+    given: tensors that are u8 already, of a model quantized in part, and the range that their u8 values cover.
+    """
 
     forms: dict[ir.Node, StaticForm]
     decisions: list[Decision]
     group_of: dict[str, str] = field(default_factory=dict)
+    given: dict[str, Range] = field(default_factory=dict)
 
     @property
     def tensors(self) -> list[str]:
@@ -31,11 +35,16 @@ class Selection:
         return list(self.group_of)
 
     def group_ranges(self, ranges: dict[str, Range]) -> dict[str, Range]:
-        """One range for each group: the union of its tensors' ranges."""
+        """One range for each group: the union of its tensors' ranges, or that of a given tensor that covers it."""
         merged: dict[str, Range] = {}
         for tensor, group in self.group_of.items():
             span, known = ranges[tensor], merged.get(group)
             merged[group] = span if known is None else Range(min(span.low, known.low), max(span.high, known.high))
+        for tensor, span in self.given.items():
+            group = self.group_of[tensor]
+            slack = (span.high - span.low) / 255 / 2
+            if span.low - slack <= merged[group].low and merged[group].high <= span.high + slack:
+                merged[group] = span
         return merged
 
 
@@ -63,7 +72,7 @@ def _grow(graph: ir.Graph, candidates: dict[ir.Node, StaticForm]) -> set[ir.Node
     chosen: set[ir.Node] = set()
     for node in graph:
         form = candidates.get(node)
-        if form is not None and (form.name.is_weighted or any(v.producer() in chosen for v in form.data)):
+        if form is not None and (form.name.is_weighted or any(_is_u8(v, chosen) for v in form.data)):
             chosen.add(node)
     for node in reversed(list(graph)):
         form = candidates.get(node)
@@ -80,6 +89,10 @@ def _grow(graph: ir.Graph, candidates: dict[ir.Node, StaticForm]) -> set[ir.Node
         if is_elementwise and all(user not in chosen for user in _consumers(node)):
             chosen.discard(node)
     return chosen
+
+
+def _is_u8(value: ir.Value, chosen: set[ir.Node]) -> bool:
+    return value.producer() in chosen or given_params(value) is not None
 
 
 _REDUCING = ("AveragePool", "GlobalAveragePool", "ReduceMean")
@@ -138,4 +151,7 @@ def select(model: ir.Model, keep: Callable[[str], bool] = lambda name: False) ->
         for node in candidates
         if node not in chosen
     ]
-    return Selection(forms, decisions, _share(forms))
+    group_of = _share(forms)
+    params = {value.name or "": given_params(value) for form in forms.values() for value in form.data}
+    given = {name: p.range for name, p in params.items() if p is not None and name in group_of}
+    return Selection(forms, decisions, group_of, given)
