@@ -46,10 +46,14 @@ def partly(tmp_path_factory):
     return proto, path
 
 
+@pytest.fixture(autouse=True)
+def everything_pays(monkeypatch):
+    """Nothing is timed: a busy machine must not decide what these tests see."""
+    monkeypatch.setattr(trial, "fastest_part", lambda fused, quantized, names, feeds: Choice(frozenset(names), "", ""))
+
+
 def test_a_partly_quantized_model_is_refused_with_the_option_that_goes_on(partly):
-    with pytest.raises(
-        ModelError, match=r"already quantized by another tool.*3 of its layers are still FP32: --partial"
-    ):
+    with pytest.raises(ModelError, match=r"by another tool.*3 of its layers are still FP32: --partial"):
         pipeline.quantize(partly[1], [FEEDS], config=FAST)
 
 
@@ -73,10 +77,8 @@ def test_the_float_rest_is_quantized_and_the_quantized_part_keeps_its_integers(p
 
 
 def test_a_model_of_quantkit_with_layers_in_fp32_can_be_finished(partly):
-    first = pipeline.quantize(
-        partly[0], [FEEDS], config=QuantConfig(method="minmax", effort="fast", keep_fp32=("_4$",))
-    )
-    with pytest.raises(ModelError, match="already quantized by quantkit.*1 of its layers"):
+    first = pipeline.quantize(partly[0], [FEEDS], config=replace(FAST, keep_fp32=("_4$",)))
+    with pytest.raises(ModelError, match=r"already quantized by quantkit.*1 of its layers"):
         pipeline.quantize(first.model, [FEEDS], config=FAST)
     done = pipeline.quantize(first.model, [FEEDS], config=FAST, partial=True)
     assert "Conv" not in {node.op_type for node in done.model.graph}
