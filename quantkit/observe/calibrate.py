@@ -7,13 +7,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from quantkit.cores import core_count
 from quantkit.errors import CalibrationError
 from quantkit.observe.batches import Batch, common_rows
+from quantkit.observe.channels import ChannelSums, channel_sums
 from quantkit.observe.histogram import NumpyBackend, StatisticsBackend, TensorStatistics
 from quantkit.observe.runner import FloatRunner
 
@@ -33,6 +34,7 @@ def observe(
     tensors: Sequence[str],
     dataset: Iterable[Batch],
     *,
+    channels: Mapping[str, int] | None = None,
     backend: StatisticsBackend | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -41,6 +43,7 @@ def observe(
 
     model: onnx_ir.Model, onnx.ModelProto, bytes or a path; not modified. The activations of a few batches live at a
     time (MOST_WORKERS), so memory does not grow with the data.
+    channels: tensor -> axis, for those of which the mean of every channel is wanted as well.
     Raises CalibrationError on NaN or infinity, naming the tensor and the sample, and on data without samples.
     """
     wanted = list(dict.fromkeys(tensors))
@@ -48,11 +51,12 @@ def observe(
     total = count if isinstance(count, int) else None  # a list has a method of that name
     cores = threads or core_count()
     workers = max(1, min(cores, MOST_WORKERS, total or MOST_WORKERS))
-    observer = _Observer(model, wanted, backend or NumpyBackend(), cores // workers)
+    observer = _Observer(model, wanted, channels or {}, backend or NumpyBackend(), cores // workers)
     done = 0
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="quantkit-observe") as pool:
-        for batch in _in_order(pool, workers, observer.add, dataset):
-            done += batch.valid
+        for seen in _in_order(pool, workers, observer.add, dataset):
+            observer.collect(seen)
+            done += seen.batch.valid
             if progress is not None:
                 progress("calibrate", done, total)
     if done == 0:
@@ -60,29 +64,47 @@ def observe(
     return observer.merged()
 
 
+class _Seen(NamedTuple):
+    batch: Batch
+    channels: dict[str, ChannelSums]
+
+
 class _Observer:
     """The float model and, for each thread that runs it, statistics of its own: merged, they are the same however the
-    batches were shared out."""
+    batches were shared out. Channel sums are float64, so they are added in the order of the data."""
 
-    def __init__(self, model: Any, wanted: Sequence[str], backend: StatisticsBackend, threads: int) -> None:
+    def __init__(
+        self, model: Any, wanted: Sequence[str], channels: Mapping[str, int], backend: StatisticsBackend, threads: int
+    ) -> None:
         inputs = _graph_inputs(model)
         self.wanted = wanted
+        self.axes = channels
+        self.channels: dict[str, ChannelSums] = {}
         self.outputs = [name for name in wanted if name not in inputs]
         self.runner = FloatRunner(model, threads, expose=self.outputs, spin=False)
         self.backend = backend
         self.own = threading.local()
         self.parts: list[dict[str, TensorStatistics]] = []
 
-    def add(self, batch: Batch) -> Batch:
-        """Runs the model on a batch, adds what it sees to the statistics of this thread, and returns the batch."""
+    def add(self, batch: Batch) -> _Seen:
+        """Runs the model on a batch and adds what it sees to the statistics of this thread."""
         if not hasattr(self.own, "statistics"):
             self.own.statistics = {name: TensorStatistics() for name in self.wanted}
             self.parts.append(self.own.statistics)
         made = self.runner.run(batch.feeds, self.outputs) if self.outputs else []
         values = dict(zip(self.outputs, made, strict=True))
         values.update((name, batch.feeds[name]) for name in self.wanted if name not in values)
-        _require_finite(_add(self.own.statistics, values, batch, self.backend), values, batch)
-        return batch
+        bad, sums = _add(self.own.statistics, values, batch, self.backend, self.axes)
+        _require_finite(bad, values, batch)
+        return _Seen(batch, sums)
+
+    def collect(self, seen: _Seen) -> None:
+        """Adds the channel sums of a batch; called in the order of the data."""
+        for name, sums in seen.channels.items():
+            if name in self.channels:
+                self.channels[name].add(sums)
+            else:
+                self.channels[name] = sums
 
     def merged(self) -> dict[str, TensorStatistics]:
         """The statistics of all threads."""
@@ -90,15 +112,17 @@ class _Observer:
         for part in self.parts:
             for name, statistics in part.items():
                 whole[name].merge(statistics)
+        for name, sums in self.channels.items():
+            whole[name].channels = sums
         return whole
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, ahead: int, work: Callable[[Batch], Batch], dataset: Iterable[Batch]
-) -> Iterator[Batch]:
+    pool: ThreadPoolExecutor, ahead: int, work: Callable[[Batch], _Seen], dataset: Iterable[Batch]
+) -> Iterator[_Seen]:
     """work(batch) for each batch, `ahead` of them at a time, handed on in the order of the data. The first batch in
     that order which fails raises; those after it are waited for and dropped."""
-    running: deque[Future[Batch]] = deque()
+    running: deque[Future[_Seen]] = deque()
     for batch in dataset:
         running.append(pool.submit(work, batch))
         if len(running) > ahead:
@@ -124,16 +148,23 @@ def _add(
     values: Mapping[str, np.ndarray],
     batch: Batch,
     backend: StatisticsBackend,
-) -> dict[str, int]:
-    """Adds the valid rows of each tensor to its statistics. Returns the number of not-finite values where there are."""
-    bad = {}
+    axes: Mapping[str, int],
+) -> tuple[dict[str, int], dict[str, ChannelSums]]:
+    """Adds the valid rows of each tensor to its statistics.
+
+    Returns the number of not-finite values where there are any, and the channel sums of the tensors in `axes`.
+    """
+    bad, sums = {}, {}
     for name, value in values.items():
         x = np.ascontiguousarray(_valid_rows(value, batch), dtype=np.float32)
         samples = batch.valid if x.ndim and x.shape[0] == batch.valid else 1
-        not_finite = statistics[name].update(x, backend, _part(x, samples), samples)
+        part, step = _part(x, samples)
+        not_finite = statistics[name].update(x, backend, part, samples)
         if not_finite:
             bad[name] = not_finite
-    return bad
+        elif name in axes and x.size:
+            sums[name] = channel_sums(part, x.shape, axes[name], step)
+    return bad, sums
 
 
 def _valid_rows(value: np.ndarray, batch: Batch) -> np.ndarray:
@@ -154,16 +185,15 @@ def _require_finite(bad: Mapping[str, int], values: Mapping[str, np.ndarray], ba
             )
 
 
-def _part(x: np.ndarray, samples: int) -> np.ndarray | None:
-    """Every n-th value, with n coprime to the size of a sample so that all rows, columns and channels are met."""
+def _part(x: np.ndarray, samples: int) -> tuple[np.ndarray, int]:
+    """(every n-th value of each sample [samples, ...], n); n is coprime to the size of a sample, so that all rows,
+    columns and channels are met."""
     rows = x.reshape(samples, -1)
     size = rows.shape[1]
-    step = -(-size // HISTOGRAM_VALUES)
-    if step <= 1:
-        return None
+    step = max(1, -(-size // HISTOGRAM_VALUES))
     while math.gcd(step, size) > 1:
         step += 1
-    return rows[:, ::step]
+    return np.ascontiguousarray(rows[:, ::step]), step
 
 
 def _culprit(x: np.ndarray, batch: Batch) -> str:

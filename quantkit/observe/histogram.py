@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from quantkit.errors import CalibrationError
+from quantkit.observe.channels import ChannelSums
 
 BINS = 2048
 SMALLEST_EXPONENT = -120
@@ -67,6 +68,7 @@ class TensorStatistics:
     counted: values in the histogram, which may be a part of `count` (see calibrate). Memory is 16 KiB a tensor.
     samples: how many samples are in low_sum and high_sum, the sums of their minima and maxima in units of 2^-149, the
     smallest float32: whole numbers, so that the sums are exact and their order does not matter.
+    channels: sums by channel of the values in the histogram, where they were asked for; `observe` sets them.
     """
 
     low: float = math.inf
@@ -78,6 +80,7 @@ class TensorStatistics:
     samples: int = 0
     low_sum: int = 0
     high_sum: int = 0
+    channels: ChannelSums | None = None
 
     @property
     def mean_low(self) -> float:
@@ -128,7 +131,12 @@ class TensorStatistics:
         return 0
 
     def merge(self, other: TensorStatistics) -> None:
-        """Adds what another one has seen; the order of merges does not matter."""
+        """Adds what another one has seen; the order of merges does not matter (to channel sums, by a rounding)."""
+        if other.channels is not None:
+            if self.channels is None:
+                self.channels = ChannelSums(other.channels.axis, other.channels.sums, other.channels.counts)
+            else:
+                self.channels.add(other.channels)
         if other.count == 0:
             return
         self._grow(other.low, other.high)
@@ -159,6 +167,7 @@ class TensorStatistics:
         """Plain values; the counts without the empty bins at the end."""
         filled = np.flatnonzero(self.counts)
         used = int(filled[-1]) + 1 if filled.size else 0
+        known = {} if self.channels is None else {"channels": self.channels.to_json()}
         return {
             "min": self.low,
             "max": self.high,
@@ -171,6 +180,7 @@ class TensorStatistics:
                 "first_bin": self.first,
                 "counts": self.counts[:used].tolist(),
             },
+            **known,
         }
 
     @classmethod
@@ -183,9 +193,10 @@ class TensorStatistics:
             counts[: len(values)] = values
             low, high = float(document["min"]), float(document["max"])
             exponent, first = int(histogram["bin_width_log2"]), int(histogram["first_bin"])
+            channels = ChannelSums.from_json(document["channels"]) if "channels" in document else None
             samples = int(document.get("samples", 0))  # tables from before moving-average have none
             sums = (int(math.ldexp(float(document.get(key, 0.0)), -SMALLEST_FLOAT32)) for key in ("min_sum", "max_sum"))
-            return cls(low, high, int(document["count"]), first, exponent, counts, samples, *sums)
+            return cls(low, high, int(document["count"]), first, exponent, counts, samples, *sums, channels=channels)
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"the statistics of a tensor are damaged ({error!r}); calibrate again") from error
 

@@ -17,7 +17,9 @@ from quantkit.observe.preprocess import Preprocess
 from quantkit.observe.ranges import range_for
 from quantkit.types import METHODS, QuantConfig, Range
 
-FORMAT, VERSION = "quantkit calibration table", 1
+FORMAT, VERSION = "quantkit calibration table", 2
+READABLE = (1, 2)
+"""Versions that load. 2 added the channel sums of the tensors that weighted ops read; they are optional."""
 NO_PREPROCESS = "none"
 
 
@@ -84,7 +86,7 @@ class CalibrationTable:
             raise CalibrationError(f"{path}: not a readable calibration table ({error})") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise CalibrationError(f"{path}: not a calibration table; give a file that calibrate has written")
-        if document.get("version") != VERSION:
+        if document.get("version") not in READABLE:
             raise CalibrationError(
                 f"{path}: table version {document.get('version')}, this quantkit reads {VERSION}; calibrate again"
             )

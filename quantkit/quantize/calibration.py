@@ -24,6 +24,7 @@ from quantkit.observe import (
     range_for,
 )
 from quantkit.quantize.apply import apply
+from quantkit.quantize.bias import channel_axis, spatial_size, without_mean_error
 from quantkit.quantize.layers import Layer, layer_of
 from quantkit.quantize.measure import Fidelity
 from quantkit.quantize.qparams import QuantizedWeights, params_from_range, quantize_weights
@@ -115,7 +116,7 @@ class Maker:
         params = {group: params_from_range(span) for group, span in selection.group_ranges(ranges).items()}
         layers = tunable_layers(selection)
         scales = {layer.name: params[selection.group_of[layer.source]].scale for layer in layers}
-        apply(copy, selection, params, all_weights(selection, params, self.config))
+        apply(copy, selection, params, all_weights(selection, params, self.config, self.statistics))
         return copy, layers, scales
 
     def made(self, effort: str | None = None, keep: Collection[str] = ()) -> Calibrated:
@@ -190,7 +191,8 @@ def _table(model: ir.Model, selection: Selection, dataset: Dataset, replay: Repl
         from quantkit.observe import NumpyBackend
 
         backend = NumpyBackend()
-    statistics = observe(expand(model), tensors, replay.recorded(), backend=backend, threads=threads, progress=progress)
+    statistics = observe(expand(model), tensors, replay.recorded(), channels=weighted_inputs(selection),
+                         backend=backend, threads=threads, progress=progress)  # fmt: skip
     count = dataset.count or replay.samples
     return CalibrationTable(digest, dataset.digest, preprocess_digest(dataset.preprocess), count, statistics)
 
@@ -219,9 +221,15 @@ def tunable_layers(selection: Selection) -> list[Layer]:
 
 
 def all_weights(
-    selection: Selection, params: Mapping[str, QuantParams], config: QuantConfig
+    selection: Selection,
+    params: Mapping[str, QuantParams],
+    config: QuantConfig,
+    statistics: Mapping[str, TensorStatistics] | None = None,
 ) -> dict[ir.Node, QuantizedWeights]:
-    """The quantized weights of every weighted node of the selection."""
+    """The quantized weights of every weighted node of the selection.
+
+    Where statistics hold the channel means of the input, biases make up for what the rounding of weights shifts.
+    """
     found = {}
     for node, form in selection.forms.items():
         if not form.name.is_weighted:
@@ -229,9 +237,19 @@ def all_weights(
         weights, bias = constant(node.inputs[1]), constant(node.inputs[2])
         assert weights is not None
         assert bias is not None
-        x_scale = params[selection.group_of[form.data[0].name or ""]].scale
+        source = form.data[0]
+        x_scale = params[selection.group_of[source.name or ""]].scale
         axis = 1 if form.name.base == "MatMul" else 0
-        found[node] = quantize_weights(
-            weights, bias, x_scale, axis=axis, per_channel=config.per_channel, name=node.name or ""
-        )
+        made = quantize_weights(weights, bias, x_scale, axis=axis, per_channel=config.per_channel, name=node.name or "")
+        known = None if statistics is None else statistics.get(source.name or "")
+        if known is not None and known.channels is not None:
+            layer = layer_of(node, form)
+            means = known.channels.means
+            made = without_mean_error(layer, made, means, spatial_size(source, layer), x_scale)
+        found[node] = made
     return found
+
+
+def weighted_inputs(selection: Selection) -> dict[str, int]:
+    """tensor -> axis of its channels, of the computed inputs of weighted layers."""
+    return {layer.source: channel_axis(layer) for layer in tunable_layers(selection)}

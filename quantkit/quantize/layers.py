@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from quantkit.fuse.expand import pre_activation_name
 from quantkit.fuse.graph import constant
+from quantkit.fuse.opnames import CONVOLUTIONS
 from quantkit.quantize.qparams import channel_rows
 from quantkit.quantize.support import StaticForm
 
@@ -40,6 +41,11 @@ class Layer:
     attributes: Mapping[str, Any]
 
     @property
+    def is_convolution(self) -> bool:
+        """Channels on axis 1, weights [C, C_in / groups, *kernel]."""
+        return self.base in CONVOLUTIONS
+
+    @property
     def row_values(self) -> int:
         """Numbers in one input row: K for each group."""
         return self.groups * self.weights.shape[1]
@@ -59,7 +65,7 @@ def layer_of(node: ir.Node, form: StaticForm) -> Layer:
         bias=bias.astype(np.float64).reshape(-1),
         shape=weights.shape,
         axis=axis,
-        groups=int(form.attributes.get("group", 1)) if form.name.base == "Conv" else 1,
+        groups=int(form.attributes.get("group", 1)) if form.name.base in CONVOLUTIONS else 1,
         source=form.data[0].name or "",
         residual=(form.data[1].name or "") if form.name.add else None,
         target=pre_activation_name(out) if form.name.activation else out,
@@ -69,13 +75,13 @@ def layer_of(node: ir.Node, form: StaticForm) -> Layer:
 
 def positions_of(layer: Layer, output: np.ndarray) -> int:
     """Output positions of one sample: pixels behind a convolution, tokens behind a MatMul."""
-    return prod(output.shape[2:]) if layer.base == "Conv" else prod(output.shape[1:-1])
+    return prod(output.shape[2:]) if layer.is_convolution else prod(output.shape[1:-1])
 
 
 def output_rows(layer: Layer, output: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """float32 [N, C, *S] (Conv) or [N, *T, C] -> [N * len(positions), C]."""
     n = output.shape[0]
-    if layer.base == "Conv":
+    if layer.is_convolution:
         picked = output.reshape(n, output.shape[1], -1)[:, :, positions].transpose(0, 2, 1)
     else:
         picked = output.reshape(n, -1, output.shape[-1])[:, positions]
@@ -85,10 +91,12 @@ def output_rows(layer: Layer, output: np.ndarray, positions: np.ndarray) -> np.n
 def input_rows(layer: Layer, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """float32 [N, Cin, *S] (Conv) or [N, *T, K] -> [groups, N * len(positions), K]; padding is 0."""
     n = x.shape[0]
-    if layer.base != "Conv":
+    if not layer.is_convolution:
         return np.ascontiguousarray(x.reshape(n, -1, x.shape[-1])[:, positions]).reshape(1, -1, x.shape[-1])
     kernel, dims = layer.shape[2:], len(layer.shape) - 2
     pads, strides, dilations = (layer.attributes[key] for key in ("pads", "strides", "dilations"))
+    if layer.base == "ConvTranspose":
+        x, pads, strides = _as_convolved(layer, x)
     spatial = list(zip(pads[:dims], pads[dims:], strict=True))
     padded = np.pad(x, [(0, 0), (0, 0), *spatial])
     extent = [
@@ -100,5 +108,25 @@ def input_rows(layer: Layer, x: np.ndarray, positions: np.ndarray) -> np.ndarray
         taps = where[:, None] * strides[axis] + np.arange(kernel[axis]) * dilations[axis]
         index.append(taps.reshape(len(positions), *(kernel[axis] if a == axis else 1 for a in range(dims))))
     picked = padded[(slice(None), slice(None), *index)]  # [N, Cin, P, *kernel]
+    if layer.base == "ConvTranspose":
+        picked = np.flip(picked, axis=tuple(range(3, 3 + dims)))
     grouped = picked.reshape(n, layer.groups, -1, len(positions), prod(kernel)).transpose(1, 0, 3, 2, 4)
     return np.ascontiguousarray(grouped).reshape(layer.groups, n * len(positions), -1)
+
+
+def _as_convolved(layer: Layer, x: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
+    """(x with stride - 1 zeros between its values, pads, strides) of the Conv with a flipped kernel that is the same.
+
+    Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016), section 4.
+    """
+    dims = len(layer.shape) - 2
+    strides, dilations, pads, extra = (
+        [int(v) for v in layer.attributes[key]] for key in ("strides", "dilations", "pads", "output_padding")
+    )
+    spread = [(size - 1) * s + 1 for size, s in zip(x.shape[2:], strides, strict=True)]
+    wide = np.zeros((*x.shape[:2], *spread), x.dtype)
+    wide[(slice(None), slice(None), *(slice(None, None, s) for s in strides))] = x
+    reach = [d * (k - 1) for d, k in zip(dilations, layer.shape[2:], strict=True)]
+    before = [r - p for r, p in zip(reach, pads[:dims], strict=True)]
+    after = [r - p + e for r, p, e in zip(reach, pads[dims:], extra, strict=True)]
+    return wide, [*before, *after], [1] * dims

@@ -108,7 +108,7 @@ def test_statistics_do_not_depend_on_the_number_of_threads(threads):
 def test_the_part_for_the_histogram_is_bounded_and_meets_every_column(shape):
     x = np.zeros(shape, dtype=np.float32)
     x[...] = np.arange(shape[-1])
-    part = calibrate._part(x, shape[0])
+    part, _ = calibrate._part(x, shape[0])
     assert part.shape[0] == shape[0]
     assert part.shape[1] <= calibrate.HISTOGRAM_VALUES
     assert part.shape[1] > calibrate.HISTOGRAM_VALUES / 2
@@ -117,7 +117,10 @@ def test_the_part_for_the_histogram_is_bounded_and_meets_every_column(shape):
 
 
 def test_small_tensors_go_to_the_histogram_whole():
-    assert calibrate._part(np.zeros((2, calibrate.HISTOGRAM_VALUES), np.float32), 2) is None
+    x = np.zeros((2, calibrate.HISTOGRAM_VALUES), np.float32)
+    part, step = calibrate._part(x, 2)
+    assert step == 1
+    assert part.shape == x.shape
 
 
 def test_an_extreme_value_that_the_histogram_part_misses_is_still_the_maximum():

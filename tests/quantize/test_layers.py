@@ -41,6 +41,25 @@ def test_convolution_rows_times_weights_are_its_output(attributes, shape):
         assert np.allclose(products(layer, x, positions), expected, atol=1e-4)
 
 
+TRANSPOSED = {
+    "doubling": ("kernel_shape=[2,2], strides=[2,2]", (6, 4, 2, 2)),
+    "uneven pads and output padding": (
+        "kernel_shape=[3,3], strides=[2,3], pads=[1,0,0,1], output_padding=[1,0]",
+        (6, 4, 3, 3),
+    ),
+    "grouped, dilated": ("kernel_shape=[3,2], dilations=[2,1], strides=[1,2], group=2", (6, 4, 3, 2)),
+}
+
+
+@pytest.mark.parametrize(("attributes", "shape"), TRANSPOSED.values(), ids=TRANSPOSED.keys())
+def test_transposed_convolution_rows_times_weights_are_its_output(attributes, shape):
+    x, channels = image(2, 6, 5, 4), shape[1] * (2 if "group" in attributes else 1)
+    body = f"y = ConvTranspose<{attributes}>(x, w, b)"
+    layer, output = layer_and_output(body, {"w": shape, "b": (channels,)}, x, inputs="float[N,6,5,4] x")
+    positions = np.arange(positions_of(layer, output))
+    assert np.allclose(products(layer, x, positions), output_rows(layer, output, positions), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("body", "weights", "x", "inputs"),
     [
