@@ -195,8 +195,9 @@ class TensorStatistics:
             exponent, first = int(histogram["bin_width_log2"]), int(histogram["first_bin"])
             channels = ChannelSums.from_json(document["channels"]) if "channels" in document else None
             samples = int(document.get("samples", 0))  # tables from before moving-average have none
-            sums = (int(math.ldexp(float(document.get(key, 0.0)), -SMALLEST_FLOAT32)) for key in ("min_sum", "max_sum"))
-            return cls(low, high, int(document["count"]), first, exponent, counts, samples, *sums, channels=channels)
+            sums = [_in_smallest_units(float(document.get(key, 0.0))) for key in ("min_sum", "max_sum")]
+            count = int(document["count"])
+            return cls(low, high, count, first, exponent, counts, samples, sums[0], sums[1], channels)
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"the statistics of a tensor are damaged ({error!r}); calibrate again") from error
 
