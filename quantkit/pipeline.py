@@ -83,6 +83,7 @@ def fused_model(model: Any, keep_fp32: Iterable[str] = (), partial: bool = False
     from quantkit.foreign.partial import adopt, rest_in_words, settle
     from quantkit.fuse import fuse
     from quantkit.load import artifact_kind, load, load_decisions
+    from quantkit.load.precision import to_single
 
     loaded = load(model)
     kind = artifact_kind(loaded)
@@ -92,6 +93,8 @@ def fused_model(model: Any, keep_fp32: Iterable[str] = (), partial: bool = False
     names = [node.name or "" for node in loaded.graph]
     if kind != "fp32":
         decisions += adopt(loaded)
+    loaded, converted = to_single(loaded)
+    decisions += converted
     decisions += fold(loaded)
     settle(loaded)
     keep = keep_rule(keep_fp32, [*names, *(node.name or "" for node in loaded.graph)])
