@@ -117,7 +117,7 @@ def test_what_has_no_float32_form_stays_with_the_reason():
     proto = model("m = MatMul(x, w) y = SequenceConstruct(m)", {"w": np.eye(3)}, inputs="double[2,3] x",
                   outputs="double[2,3] y")  # fmt: skip
     proto.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("y", TensorProto.DOUBLE, None))
-    converted, decisions = single(proto)
+    _, decisions = single(proto)
     assert "output 'y' is a sequence" in decisions[0].detail
     feeds = {"x": np.ones((2, 3))}
     assert np.array_equal(
