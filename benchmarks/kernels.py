@@ -102,6 +102,19 @@ def aligned(count: int) -> np.ndarray[Any, Any]:
     return raw[start : start + count]
 
 
+def conv_params(conv: Conv, batch: int) -> Any:
+    """qk_conv_params of it, weights not yet packed."""
+    params = ffi.new("qk_conv_params *")
+    sizes = {"batch": batch, "in_h": conv.size, "in_w": conv.size, "in_c": conv.in_c, "in_pitch": conv.in_c}
+    sizes |= {"out_h": conv.out_size, "out_w": conv.out_size, "out_c": conv.out_c, "out_pitch": conv.out_c}
+    sizes |= {"kernel_h": conv.kernel, "kernel_w": conv.kernel, "stride_h": conv.stride, "stride_w": conv.stride}
+    sizes |= {"dilation_h": 1, "dilation_w": 1, "pad_top": conv.kernel // 2, "pad_left": conv.kernel // 2}
+    for name, value in (sizes | {"groups": conv.groups, "residual_pitch": conv.out_c, "in_zero_point": 128}).items():
+        setattr(params, name, value)
+    params.epilogue.high, params.epilogue.zero_point, params.epilogue.residual_multiplier = 255, 128, 0.5
+    return params
+
+
 class Timer:
     """One conv with random operands, ready to run at an ISA."""
 
@@ -116,16 +129,7 @@ class Timer:
         x[:] = rng.integers(0, 256, x.size, dtype=np.uint8)
         residual, out = (aligned(batch * conv.out_size**2 * conv.out_c) for _ in range(2))
         residual[:] = rng.integers(0, 256, residual.size, dtype=np.uint8)
-        params = ffi.new("qk_conv_params *")
-        sizes = {"batch": batch, "in_h": conv.size, "in_w": conv.size, "in_c": conv.in_c, "in_pitch": conv.in_c}
-        sizes |= {"out_h": conv.out_size, "out_w": conv.out_size, "out_c": conv.out_c, "out_pitch": conv.out_c}
-        sizes |= {"kernel_h": conv.kernel, "kernel_w": conv.kernel, "stride_h": conv.stride, "stride_w": conv.stride}
-        sizes |= {"dilation_h": 1, "dilation_w": 1, "pad_top": conv.kernel // 2, "pad_left": conv.kernel // 2}
-        for name, value in (
-            sizes | {"groups": conv.groups, "residual_pitch": conv.out_c, "in_zero_point": 128}
-        ).items():
-            setattr(params, name, value)
-        params.epilogue.high, params.epilogue.zero_point, params.epilogue.residual_multiplier = 255, 128, 0.5
+        params = conv_params(conv, batch)
         packed = aligned(lib.qk_conv_packed_bytes(isa, params))
         void = [ffi.cast("void *", a.ctypes.data) for a in (weights, bias, multiplier, packed, x, residual, out)]
         status = lib.qk_conv_pack(isa, params, ffi.cast("int8_t *", void[0]), ffi.cast("int32_t *", void[1]),

@@ -89,16 +89,23 @@ def row(p: Prediction) -> list[str]:
 HEAD = ["ISA", "kernel", "loop", "VPDPBUSD", "cycles", "VPDPBUSD a cycle", "of the peak", "busiest resource"]
 
 
-def table(rows: list[list[str]], markdown: bool) -> str:
+def table(rows: list[list[str]], markdown: bool, head: list[str] = HEAD) -> str:
+    """Rows under their head, aligned, or as a table in Markdown."""
     if markdown:
-        return "\n".join(f"| {' | '.join(r)} |" for r in [HEAD, ["---"] * len(HEAD), *rows])
-    widths = [max(len(r[i]) for r in [HEAD, *rows]) for i in range(len(HEAD))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [HEAD, *rows])
+        return "\n".join(f"| {' | '.join(r)} |" for r in [head, ["---"] * len(head), *rows])
+    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [head, *rows])
+
+
+def find_tool() -> str | None:
+    """llvm-mca; None if it or objdump is not installed."""
+    tool = shutil.which("llvm-mca-19") or shutil.which("llvm-mca")
+    return tool if shutil.which("objdump") else None
 
 
 def main(arguments: list[str]) -> int:
-    tool = shutil.which("llvm-mca-19") or shutil.which("llvm-mca")
-    if tool is None or shutil.which("objdump") is None:
+    tool = find_tool()
+    if tool is None:
         print("mca: needs llvm-mca and objdump: apt-get install llvm-19 binutils", file=sys.stderr)
         return 2
     found = predictions(tool)
