@@ -10,6 +10,7 @@ from quantkit.fold.branches import take_known_branches
 from quantkit.fold.cleanup import remove_unused
 from quantkit.fold.constants import fold_constants
 from quantkit.fold.editing import DONE_NOTHING, Pass
+from quantkit.fold.einsum import matrix_products
 from quantkit.fold.explicit import write_out_attributes
 from quantkit.fold.gemm import normalize_gemm
 from quantkit.fold.identities import remove_identities
@@ -30,6 +31,7 @@ PASSES: tuple[Pass, ...] = (
     fold_constants,
     take_known_branches,
     remove_identities,
+    matrix_products,
     merge_transposes,
     write_out_attributes,
     normalize_gemm,

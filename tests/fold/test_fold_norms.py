@@ -103,3 +103,31 @@ def test_a_large_constant_that_is_a_weight_is_folded_and_another_is_not():
      { s = Constant<value_ints=[2100, 2100]>() weight = ConstantOfShape(s) y = MatMul(x, weight)
        other = ConstantOfShape(s) w = Add(z, other) }"""
     assert sorted(ops(folded(parser.parse_model(text)))) == ["Add", "ConstantOfShape", "MatMul"]
+
+
+ANY_AXES = """<ir_version: 8, opset_import: ["" : {opset}]> g (float[2, 6, 4, 5] x) => (float[2, 6, 4, 5] y) {{
+ m = ReduceMean<axes={axes}>(x) d = Sub(x, m) q = Mul(d, d) v = ReduceMean<axes={axes}>(q)
+ e = Constant<value_float=0.001>() s = Add(v, e) r = Sqrt(s) n = Div(d, r) g = Mul(n, gamma) y = Add(g, beta) }}"""
+BY_AXES = {
+    "the spatial axes, scaled by channel": ("[2, 3]", (6, 1, 1), ["InstanceNormalization"]),
+    "the spatial axes from the end": ("[-1, -2]", (1, 6, 1, 1), ["InstanceNormalization"]),
+    "the last axes, scaled by position": ("[2, 3]", (4, 5), ["LayerNormalization"]),
+    "the last three axes": ("[1, 2, 3]", (6, 4, 5), ["LayerNormalization"]),
+    "the last axis": ("[3]", (5,), ["LayerNormalization"]),
+    "the last axis, scaled by channel": ("[3]", (6, 1, 1), ["LayerNormalization", "Mul", "Add"]),
+    "the channels of an image": ("[1]", (6, 1, 1), None),
+}
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+@pytest.mark.parametrize("case", BY_AXES)
+def test_a_spelled_out_norm_over_other_axes_is_named_by_its_axes_and_scales(case, opset):
+    axes, shape, wanted = BY_AXES[case]
+    proto = parser.parse_model(ANY_AXES.format(opset=opset, axes=axes))
+    rng = np.random.default_rng(3)
+    for name in ("gamma", "beta"):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    model = folded(proto)
+    assert ops(model) == wanted if wanted else "ReduceMean" in ops(model)
+    x = (rng.normal(size=(2, 6, 4, 5)) * 3 + 1).astype(np.float32)
+    np.testing.assert_allclose(run(model, x), run(proto, x), atol=2e-5)
