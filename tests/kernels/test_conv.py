@@ -238,6 +238,7 @@ KINDS = {
     "wide depthwise": WIDE_DEPTHWISE,
     "grouped": GROUPED,
     "1x1": Geometry(in_c=100, out_c=100),
+    "1x1, enough pixels for Strassen": Geometry(size=(6, 7), in_c=100, out_c=112),
 }
 kinds = pytest.mark.parametrize("geometry", list(KINDS.values()), ids=list(KINDS))
 
