@@ -17,6 +17,8 @@ BIAS_LIMIT = 1 << 30
 """|bias| stays below this, so that bias and products together fit int32."""
 
 METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
+AUTO = "auto"
+"""The method that chooses one of METHODS for each tensor, by measured output error."""
 EFFORTS = ("fast", "balanced", "best")
 
 
@@ -110,6 +112,7 @@ class Goal:
 class QuantConfig:
     """How to quantize. `keep_fp32` holds regular expressions over node names (full match or search: `re.search`).
 
+    method: one of METHODS for all tensors, AUTO for one chosen by tensor; None: the one that measures best.
     goal: raise the effort, then keep layers in FP32, until it is reached on the calibration samples.
     time_budget: seconds after which the search for the goal starts nothing new.
     """
@@ -124,8 +127,8 @@ class QuantConfig:
     time_budget: float = 1200.0
 
     def __post_init__(self) -> None:
-        if self.method is not None and self.method not in METHODS:
-            raise UsageError(f"method {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
+        if self.method is not None and self.method not in (*METHODS, AUTO):
+            raise UsageError(f"method {self.method!r} is unknown; choose one of {', '.join((*METHODS, AUTO))}")
         if self.effort not in EFFORTS:
             raise UsageError(f"effort {self.effort!r} is unknown; choose one of {', '.join(EFFORTS)}")
         if not 50.0 < self.percentile <= 100.0:

@@ -14,6 +14,7 @@ import click
 
 # The same names as in quantkit.types, which imports numpy: too slow for `--help`. A test keeps them equal.
 METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
+AUTO = "auto"
 EFFORTS = ("fast", "balanced", "best")
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni")
 
@@ -118,7 +119,11 @@ keep_option = click.option(
 )
 
 quantize_options = _stacked(
-    click.option("--method", type=click.Choice(METHODS), help="How to find ranges. Default: what measures best."),
+    click.option(
+        "--method",
+        type=click.Choice((*METHODS, AUTO)),
+        help="How to find ranges; auto: measured for each tensor. Default: the one for all that measures best.",
+    ),
     keep_option,
     click.option("--effort", type=click.Choice(EFFORTS), default="balanced", show_default=True, help="Time spent."),
     click.option("--reference", type=FILE, metavar="FP32.onnx", help="The FP32 model, if it is not beside the input."),

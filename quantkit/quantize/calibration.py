@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,14 @@ from quantkit.quantize.apply import apply
 from quantkit.quantize.bias import channel_axis, spatial_size, without_mean_error
 from quantkit.quantize.layers import Layer, layer_of
 from quantkit.quantize.measure import Fidelity
+from quantkit.quantize.methods import Choices, by_tensor
 from quantkit.quantize.qparams import QuantizedWeights, params_from_range, quantize_weights
 from quantkit.quantize.replay import Replay
 from quantkit.quantize.runners import OpenInt8
 from quantkit.quantize.search import search
 from quantkit.quantize.select import Selection, select
 from quantkit.quantize.tune import tune_layers
-from quantkit.types import METHODS, Decision, Goal, QuantConfig, QuantParams, Range
+from quantkit.types import AUTO, METHODS, Decision, Goal, QuantConfig, QuantParams, Range
 
 PREPROCESS_KEY, METHOD_KEY = "quantkit.preprocess", "quantkit.method"
 DATA_KEY, SAMPLES_KEY = "quantkit.calibration.sha256", "quantkit.calibration.samples"
@@ -44,6 +46,9 @@ DRAWS = 2
 """Draws of sampled positions that `best` tunes with, for each method."""
 MEASURED_SAMPLES = 32
 """Samples on which methods are compared: seconds of work, and the order of the methods shows."""
+
+CHOOSING_SAMPLES, JUDGING_SAMPLES = 16, 128
+"""Samples on which the method of each tensor is chosen, and others on which the whole choice is judged."""
 
 
 def observed_tensors(model: ir.Model, selection: Selection) -> list[str]:
@@ -102,17 +107,22 @@ class Maker:
         self.chosen = {node.name or "" for node in selection.forms}
         self.layers = [layer.name for layer in tunable_layers(selection)]
         self.decisions: list[Decision] = []
-        self.method = config.method or DEFAULT_METHOD
+        self.selection, self.choices = selection, Choices()
+        self.method = config.method if config.method in METHODS else DEFAULT_METHOD
+        self.base = self.method
         self.close_methods = [self.method]
-        if config.method is None and open_int8 is not None:
-            self.method = self._measured_method(open_int8)
+        if config.method not in METHODS and open_int8 is not None:
+            self.method = self.base = self._measured_method(open_int8)
+            if config.method == AUTO:
+                self._choose_by_tensor(open_int8)
 
     def plain(self, method: str, keep: Collection[str] = ()) -> tuple[ir.Model, list[Layer], dict[str, float]]:
         """(model with weights rounded to nearest, its layers, the scales of their inputs), `keep` staying in FP32."""
         copy = self.model.clone()
         copy.meta.update(self.model.meta)
         selection = select(copy, lambda name: name not in self.chosen or name in keep)
-        ranges = table_ranges(copy, selection, self.statistics, method, self.config)
+        method_of = {tensor: self.choices.get(group, self.base) for tensor, group in self.selection.group_of.items()}
+        ranges = table_ranges(copy, selection, self.statistics, method_of if method == AUTO else method, self.config)
         params = {group: params_from_range(span) for group, span in selection.group_ranges(ranges).items()}
         layers = tunable_layers(selection)
         scales = {layer.name: params[selection.group_of[layer.source]].scale for layer in layers}
@@ -171,6 +181,36 @@ class Maker:
         self.decisions.append(Decision("quantize", "measured", "model", f"ranges by {best}: {listed}"))
         return best
 
+    def _choose_by_tensor(self, open_int8: OpenInt8) -> None:
+        """Sets choices, and method to AUTO, unless that measures worse on samples that took no part in the choice."""
+        chosen_on = self.replay.first(CHOOSING_SAMPLES)
+        judged_on = self.replay.first(CHOOSING_SAMPLES + JUDGING_SAMPLES)[len(chosen_on) :] or chosen_on
+        chooser, judge = (Fidelity(self.expanded, part, self.threads) for part in (chosen_on, judged_on))
+        groups: dict[str, list[str]] = {}
+        for tensor, group in self.selection.group_of.items():
+            groups.setdefault(group, []).append(tensor)
+        spans = {
+            method: self.selection.group_ranges(
+                table_ranges(self.model, self.selection, self.statistics, method, self.config)
+            )
+            for method in METHODS
+        }
+        deadline = time.monotonic() + self.config.time_budget / 4
+        found = by_tensor(self.expanded, groups, spans, self.base, chooser, self.threads, deadline)
+        self.choices = {choice.group: choice.method for choice in found}
+        before, after = (judge.sqnr(self.plain(method)[0], open_int8) for method in (self.base, AUTO))
+        judged = f"a method for each tensor: {before:.2f} -> {after:.2f} dB on samples that took no part in the choice"
+        self.decisions.append(Decision("quantize", "measured", "model", judged))
+        if not found or after < before:
+            self.choices = {}
+            return
+        self.decisions += [
+            Decision("quantize", "chosen", choice.group, f"ranges by {choice.method} instead of {self.base}: "
+                     f"{choice.before:.1f} -> {choice.after:.1f} dB with it alone in INT8")
+            for choice in found
+        ]  # fmt: skip
+        self.method, self.close_methods = AUTO, [AUTO, *self.close_methods]
+
 
 def _table(model: ir.Model, selection: Selection, dataset: Dataset, replay: Replay, recipe: Preprocess | None,
            table_in: Any, threads: int | None, progress: Any, backend: Any) -> CalibrationTable:  # fmt: skip
@@ -197,13 +237,15 @@ def _table(model: ir.Model, selection: Selection, dataset: Dataset, replay: Repl
     return CalibrationTable(digest, dataset.digest, preprocess_digest(dataset.preprocess), count, statistics)
 
 
-def table_ranges(model: ir.Model, selection: Selection, statistics: Mapping[str, TensorStatistics], method: str,
-                 config: QuantConfig) -> dict[str, Range]:  # fmt: skip
-    """The range of every tensor of the selection: by `method` from statistics, exactly for constants."""
+def table_ranges(model: ir.Model, selection: Selection, statistics: Mapping[str, TensorStatistics],
+                 method: str | Mapping[str, str], config: QuantConfig) -> dict[str, Range]:  # fmt: skip
+    """The range of every tensor of the selection: by `method`, one for all or by name, from statistics; exactly for
+    constants."""
     ranges = {}
     for name in selection.tensors:
         if name in statistics:
-            ranges[name] = range_for(statistics[name], method, config)
+            by = method if isinstance(method, str) else method[name]
+            ranges[name] = range_for(statistics[name], by, config)
         else:
             array = constant(model.graph.initializers[name])
             assert array is not None

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.observe import FloatRunner
-from quantkit.quantize.runners import OpenInt8
+from quantkit.quantize.runners import OpenInt8, Run
 from quantkit.types import Score
 
 Samples = Iterable[tuple[dict[str, np.ndarray], int]]
@@ -27,8 +27,7 @@ class Fidelity:
         self._samples, self._labels = samples, labels
         self._wanted = [dict(zip(self.names, runner.run(feeds), strict=True)) for feeds, _ in samples]
 
-    def _outputs(self, model: ir.Model, open_int8: OpenInt8) -> Iterator[tuple[dict[str, np.ndarray], ...]]:
-        run = open_int8(model, self.names)
+    def _outputs(self, run: Run) -> Iterator[tuple[dict[str, np.ndarray], ...]]:
         for (feeds, valid), wanted in zip(self._samples, self._wanted, strict=True):
             got = run(feeds)
             floats = [name for name, value in wanted.items() if name in got and value.dtype.kind == "f"]
@@ -39,11 +38,16 @@ class Fidelity:
         return self.score(model, open_int8).sqnr
 
     def score(self, model: ir.Model, open_int8: OpenInt8) -> Score:
-        """SQNR over all float outputs; classes of the first of them, labels where the samples have some."""
+        """How near an INT8 model is: see score_of."""
+        return self.score_of(open_int8(model, self.names))
+
+    def score_of(self, run: Run) -> Score:
+        """How near what `run` gives is to FP32: SQNR over all float outputs; classes of the first of them, labels
+        where the samples have some."""
         signal = noise = 0.0
         ours: list[np.ndarray] = []
         theirs: list[np.ndarray] = []
-        for wanted, got in self._outputs(model, open_int8):
+        for wanted, got in self._outputs(run):
             signal += _power(wanted)
             noise += _power({name: wanted[name] - got[name] for name in wanted})
             first = next(iter(wanted), None)
