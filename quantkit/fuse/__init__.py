@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from quantkit.fuse.dimensions import read_sizes_from_inputs
 from quantkit.fuse.graph import Reject
+from quantkit.fuse.norms import fuse_norms
 from quantkit.fuse.opnames import DOMAIN, DOMAIN_VERSION, WEIGHTED, OpName, parse
 from quantkit.fuse.patterns import fuse_compositions
 from quantkit.fuse.rules import RULES, apply_rule
@@ -23,7 +24,7 @@ def fuse(model: ir.Model, keep: Callable[[str], bool] = lambda name: False) -> l
     [, residual]), binary nodes with an activation likewise; everything else is untouched.
     Returns what was fused, and for each anchor that was not, the reason.
     """
-    decisions = read_sizes_from_inputs(model) + fuse_compositions(model)
+    decisions = read_sizes_from_inputs(model) + fuse_compositions(model) + fuse_norms(model)
     for weighted in (True, False):
         # Backwards, so that of two convolutions that meet in an Add the later one takes it in.
         for node in reversed(list(model.graph)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from quantkit.fuse.functions import Emitter, emit_activation, emit_base
+from quantkit.fuse.functions import EXTRA_INPUTS, Emitter, emit_activation, emit_base
 from quantkit.fuse.graph import quantkit_name
 from quantkit.fuse.opnames import DOMAIN, OpName
 
@@ -39,7 +39,9 @@ def expand_in_place(model: ir.Model, *, only_unweighted: bool = False) -> None:
 def _expand_node(model: ir.Model, node: ir.Node, name: OpName) -> None:
     out = node.outputs[0]
     emit = Emitter(model.opset_imports[""], prefix=f"{node.name}/")
-    value = emit_base(emit, name, node.inputs[: 3 if name.is_weighted else 2], [], node.attributes)  # type: ignore[arg-type]
+    operands = 3 if name.is_weighted else len(node.inputs) - len(EXTRA_INPUTS.get(name.base, ()))
+    extra = [] if name.is_weighted else node.inputs[operands:]
+    value = emit_base(emit, name, node.inputs[:operands], extra, node.attributes)  # type: ignore[arg-type]
     if name.add:
         value = emit("Add", [value, node.inputs[3]], {})
     if name.activation:

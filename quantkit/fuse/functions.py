@@ -65,7 +65,9 @@ EXTRA_INPUTS: dict[str, tuple[str, ...]] = {
 
 SINCE_OPSET = {("AveragePool", "dilations"): 19, ("Reshape", "allowzero"): 14}
 """Attributes that an op has only from an opset on."""
-FIRST_OPSET = {"LayerNormalization": 17, "RMSNormalization": 23}
+FIRST_OPSET = {"LayerNormalization": 17}
+RMS_OPSET = 23
+"""ONNX has RMSNormalization from here on; before, quantkit knows it over the last axis, spelled out."""
 """Ops that ONNX has only from an opset on; models of older opsets do not hold them."""
 REDUCE_AXES_INPUT_OPSET = 18
 
@@ -132,6 +134,8 @@ def emit_base(emit: Emitter, name: OpName, data: Sequence[ir.Value], extra: Sequ
         return emit("Resize", [data[0], None, None, extra[0]], own)
     if base == "GroupNormalization":
         return _group_normalization(emit, data[0], extra, own)
+    if base == "RMSNormalization" and emit.opset < RMS_OPSET:
+        return _rms_normalization(emit, data[0], extra[0], own)
     if base == "ReduceMean" and emit.opset >= REDUCE_AXES_INPUT_OPSET:
         axes = emit("Constant", [], {"value_ints": own.pop("axes")})
         return emit("ReduceMean", [data[0], axes], own)
@@ -183,6 +187,15 @@ def _group_normalization(emit: Emitter, x: ir.Value, extra: Sequence[ir.Value], 
     normal = emit("InstanceNormalization", grouped, {"epsilon": own["epsilon"]})
     back = emit("Reshape", [normal, emit("Shape", [x], {})], {})
     return emit("Add", [emit("Mul", [back, extra[0]], {}), extra[1]], {})
+
+
+def _rms_normalization(emit: Emitter, x: ir.Value, scale: ir.Value, own: Mapping[str, Any]) -> ir.Value:
+    """x / sqrt(mean(x^2) + epsilon) * scale over the last axis. Source: ONNX RMSNormalization-23."""
+    name, attributes = OpName("ReduceMean"), {"axes": [-1], "keepdims": 1}
+    mean = emit_base(emit, name, [emit("Mul", [x, x], {})], [], attributes)
+    epsilon = emit("Constant", [], {"value_float": own["epsilon"]})
+    deviation = emit("Sqrt", [emit("Add", [mean, epsilon], {})], {})
+    return emit("Mul", [emit("Div", [x, deviation], {}), scale], {})
 
 
 def _inputs(*names: str) -> list[ir.Value]:

@@ -27,6 +27,8 @@ MOVEMENT = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", 
             "DepthToSpace", "Gather")  # fmt: skip
 VARIADIC = ("Concat", "Split")
 NORMALIZATIONS = ("LayerNormalization", "RMSNormalization", "GroupNormalization", "LRN")
+NAMED_NORMALIZATIONS = ("RMSNormalization", "GroupNormalization")
+"""Those that exporters spell out because the opset has no op for them: also fused FP32 ops."""
 ALONG_AXIS = ("Softmax", "PRelu", *NORMALIZATIONS)
 """Ops that treat the runs of some axes, or the channels, each by itself."""
 MAX_VARIADIC = 64
@@ -72,6 +74,7 @@ def _all_names() -> list[OpName]:
     names += [OpName(b, "static", activation=a) for b in BINARY for a in activations]
     names += [OpName(b, "float", activation=a) for b in BINARY for a in ACTIVATIONS]
     names += [OpName(b, lv) for b in ACTIVATIONS for lv in ("float", "static")]
+    names += [OpName(b, "float") for b in NAMED_NORMALIZATIONS]
     names += [OpName(b) for b in (*POOLS, *MOVEMENT, *ALONG_AXIS, *PRODUCTS)]
     names += [OpName(b, count=n) for b in VARIADIC for n in range(1, MAX_VARIADIC + 1)]
     return names

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from quantkit.fuse.functions import ATTRIBUTES
 from quantkit.fuse.graph import Reject, constant, quantkit_name, scalar
-from quantkit.fuse.opnames import MAX_VARIADIC, OpName
+from quantkit.fuse.opnames import MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
 from quantkit.fuse.patterns import activation_of
 
 MAX_DEPTH = ((1 << 31) - 1) // 255**2
@@ -326,6 +326,8 @@ def static_form(node: ir.Node) -> StaticForm:
     found = activation_of(node)
     if found is not None:
         form = StaticForm(OpName(found[0]), (node.inputs[0],), (), found[1])  # type: ignore[arg-type]
+    elif fused is not None and fused.level == "float" and fused.base in NAMED_NORMALIZATIONS:
+        form = FORMS[fused.base](node)
     elif fused is not None and fused.level == "float":
         data = [node.inputs[0], *node.inputs[3:]] if fused.is_weighted else list(node.inputs)
         form = StaticForm(fused.at("static"), tuple(data), (), {k: a.value for k, a in node.attributes.items()})  # type: ignore[arg-type]
