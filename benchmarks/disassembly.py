@@ -18,14 +18,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+_VNNI = {"conv.c": "vpdpbusd", "conv_depthwise.c": "vpdpbusd", "matmul.c": "vpdpbusd", "conv_winograd.c": "vpdpwssd"}
 KERNEL_FILES = {
-    "avx512vnni": ("conv.c", "conv_depthwise.c", "conv_depthwise32.c"),
-    "avxvnni": ("conv.c", "conv_depthwise.c"),
-    "avx2": ("conv.c", "conv_depthwise.c"),
+    "avx512vnni": {**_VNNI, "conv_depthwise32.c": "vpdpbusd"},
+    "avxvnni": _VNNI,
+    "avx2": dict.fromkeys(_VNNI, "vpmaddwd"),
 }
-"""ISA -> the files under native/ISA whose loops multiply."""
-DOT = {"avx512vnni": "vpdpbusd", "avxvnni": "vpdpbusd", "avx2": "vpmaddwd"}
-"""ISA -> the multiplication that its kernels are made of."""
+"""ISA -> the files under native/ISA whose loops multiply, and the instruction that does it."""
 
 Code = list[tuple[int, str]]
 """(address, instruction) in the order of the addresses."""
@@ -44,22 +43,33 @@ ON_STACK = re.compile(r"^(?:\{\w+\} )?v\w+.*\(%r[sb]p")
 
 @dataclass(frozen=True)
 class Loop:
-    """One turn of a loop. code: its instructions in AT&T syntax, the closing jump included."""
+    """One turn of a loop. code: its instructions in AT&T syntax, the closing jump included; dot: what multiplies."""
 
     function: str
     code: tuple[str, ...]
+    dot: str = "vpdpbusd"
+
+    @property
+    def dots(self) -> int:
+        return self.count(self.dot)
 
     def count(self, name: str) -> int:
         return sum(mnemonic(line) == name for line in self.code)
 
     @cached_property
     def on_stack(self) -> list[str]:
-        """Vector instructions that read or write the stack: spilled registers."""
+        """Vector instructions that read or write the stack."""
         return [line for line in self.code if ON_STACK.match(line)]
 
-    def registers(self, name: str) -> set[str]:
-        """The kinds of registers, "zmm" or "ymm", that this instruction uses in the loop."""
-        lines = (line for line in self.code if mnemonic(line) == name)
+    @property
+    def spilled(self) -> list[str]:
+        """Instructions that write a whole vector to the stack; a pair of pointers (xmm) or a constant read is none."""
+        return [line for line in self.on_stack if re.search(r"%[yz]mm\d+,[^%]*\(%r[sb]p[^)]*\)$", line)]
+
+    @property
+    def registers(self) -> set[str]:
+        """The kinds of registers, "zmm" or "ymm", in which the loop multiplies."""
+        lines = (line for line in self.code if mnemonic(line) == self.dot)
         return {kind for line in lines for kind in re.findall(r"%([xyz]mm)\d", line)}
 
     @property
@@ -161,10 +171,10 @@ def shortest_way(code: Code, span: Span, dot: str) -> tuple[str, ...]:
 
 
 def hot_loops(isa: str, file: str, folder: Path) -> list[Loop]:
-    """The loops of native/ISA/FILE around the ISA's multiplication, in the order of the code."""
-    functions = disassemble(compile_kernel(isa, file, folder))
+    """The loops of native/ISA/FILE around its multiplication, in the order of the code."""
+    functions, dot = disassemble(compile_kernel(isa, file, folder)), KERNEL_FILES[isa][file]
     return [
-        Loop(name, shortest_way(code, span, DOT[isa]))
+        Loop(name, shortest_way(code, span, dot), dot)
         for name, code in functions.items()
-        for span in smallest_loops(code, DOT[isa])
+        for span in smallest_loops(code, dot)
     ]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.disassembly import DOT, KERNEL_FILES, Loop, hot_loops
+from benchmarks.disassembly import KERNEL_FILES, Loop, hot_loops
 
 MODEL = {"avx512vnni": "icelake-server", "avxvnni": "alderlake"}
 """ISA -> the llvm-mca CPU model."""
@@ -42,7 +42,7 @@ class Prediction:
 
     @property
     def dots(self) -> int:
-        return self.loop.count(DOT[self.isa])
+        return self.loop.dots
 
     @property
     def share(self) -> float:

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from benchmarks.disassembly import DOT, KERNEL_FILES, Loop, hot_loops, loop_spans, shortest_way, smallest_loops
+from benchmarks.disassembly import KERNEL_FILES, Loop, hot_loops, loop_spans, shortest_way, smallest_loops
 
 X86 = platform.machine() in ("x86_64", "AMD64")
 pytestmark = pytest.mark.skipif(not X86, reason="the kernels in question are for x86-64")
@@ -27,21 +27,24 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], lis
     return {(isa, file): hot_loops(isa, file, folder) for isa, files in KERNEL_FILES.items() for file in files}
 
 
+@pytest.mark.parametrize("file", ["conv.c", "conv_winograd.c", "matmul.c"])
 @pytest.mark.parametrize("isa", KERNEL_FILES)
 def test_every_tile_is_a_loop_of_its_own_with_one_multiplication_for_each_sum(
-    loops: dict[tuple[str, str], list[Loop]], isa: str
+    loops: dict[tuple[str, str], list[Loop]], isa: str, file: str
 ) -> None:
-    tiles = {loop.function: loop for loop in loops[isa, "conv.c"]}
+    tiles = {loop.function: loop for loop in loops[isa, file] if loop.function.startswith("tile_")}
     assert {int(name.rpartition("x")[2]) for name in tiles} == set(range(1, WIDEST[isa] + 1))
     for name, loop in tiles.items():
         rows, width = (int(n) for n in name.removeprefix("tile_").split("x"))
-        assert loop.count(DOT[isa]) == rows * width, name
-        assert loop.registers(DOT[isa]) == {REGISTER[isa]}, name
+        assert loop.dots == rows * width, name
+        assert loop.registers == {REGISTER[isa]}, name
+        assert loop.on_stack == [], name
 
 
-@pytest.mark.parametrize("isa", KERNEL_FILES)
-def test_no_tile_keeps_a_vector_on_the_stack(loops: dict[tuple[str, str], list[Loop]], isa: str) -> None:
-    assert {loop.function: loop.on_stack for loop in loops[isa, "conv.c"] if loop.on_stack} == {}
+@pytest.mark.parametrize("isa", ["avx512vnni", "avxvnni"])
+def test_no_loop_of_a_vnni_kernel_spills_a_vector(loops: dict[tuple[str, str], list[Loop]], isa: str) -> None:
+    found = {(file, loop.function): loop.spilled for file in KERNEL_FILES[isa] for loop in loops[isa, file]}
+    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,7 @@ def test_depthwise_loops_multiply_whole_registers(
 ) -> None:
     found = loops[isa, file]
     assert {"run_any", "run_3x3", "run_5x5"} <= {loop.function for loop in found}
-    assert {kind for loop in found for kind in loop.registers(DOT[isa])} == {register}
+    assert {kind for loop in found for kind in loop.registers} == {register}
 
 
 CODE = [
@@ -85,9 +88,13 @@ def test_the_smallest_loop_around_a_multiplication_is_found() -> None:
 def test_a_loop_turns_without_what_only_some_layers_need() -> None:
     loop = Loop("f", shortest_way(CODE, (2, 32), "vpdpbusd"))
     assert [line.split()[0] for line in loop.code] == ["vmovdqa", "{vex}", "test", "je", "add", "js"]
-    assert loop.count("vpdpbusd") == 1
-    assert loop.registers("vpdpbusd") == {"ymm"}
+    assert loop.dots == 1
+    assert loop.registers == {"ymm"}
 
 
 def test_a_vector_on_the_stack_is_seen() -> None:
-    assert Loop("f", shortest_way(CODE, (2, 32), "vpdpbusd")).on_stack == ["vmovdqa 0x40(%rsp),%ymm0"]
+    read = Loop("f", shortest_way(CODE, (2, 32), "vpdpbusd"))
+    assert read.on_stack == ["vmovdqa 0x40(%rsp),%ymm0"]
+    assert read.spilled == []
+    pointers, sums = "vmovdqa %xmm9,0xa0(%rsp)", "vmovdqa32 %zmm3,-0xf0(%rbp)"
+    assert Loop("f", (pointers, sums)).spilled == [sums]
