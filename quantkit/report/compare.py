@@ -17,6 +17,7 @@ from quantkit.observe import FloatRunner
 from quantkit.report import text
 from quantkit.report.accuracy import Tally
 from quantkit.report.changes import ChangeLog, class_names
+from quantkit.report.explain import LAYER_COLUMNS, Advice, advice, range_cells, worst_layers
 from quantkit.report.inspect import coverage, placed_nodes
 from quantkit.report.layers import LayerError, layer_errors
 from quantkit.report.machine import describe_machine
@@ -78,6 +79,7 @@ class Comparison:
             "coverage": self.coverage,
             "machine": self.machine,
             "layers": [self.layer_entry(layer) for layer in self.layers],
+            "advice": [vars(entry) for entry in self.advice] or None,
             "confidence": self.confidence,
             "latency": self.latency
             and {
@@ -94,6 +96,11 @@ class Comparison:
         entry = {key: value for key, value in vars(layer).items() if key != "histogram"}
         time = self.layer_times.get(layer.name, {})
         return {**entry, "us": time.get("us"), "kernel": time.get("kernel"), "isa": self.machine["isa"]}
+
+    @property
+    def advice(self) -> list[Advice]:
+        """One sentence on each of the layers that add most noise."""
+        return advice(self.layers, self.provenance["calibration"]["method"] if self.provenance else None)
 
     def summary_rows(self) -> list[list[str]]:
         """[what, FP32, INT8, difference] for the table at the top of every form of the report."""
@@ -122,9 +129,13 @@ class Comparison:
         return rows
 
     def layer_rows(self, every_layer: bool = True) -> list[list[str]]:
-        """[layer, op, SQNR]: all in model order, or the worst first."""
-        layers = self.layers if every_layer else sorted(self.layers, key=lambda layer: layer.sqnr_db)[:WORST_LAYERS]
-        return [[layer.name, layer.op, text.decibel(layer.sqnr_db)] for layer in layers]
+        """[layer, op, introduced, accumulated, range, clipped, dead]: all in model order, or those that introduce most
+        noise first."""
+        layers = self.layers if every_layer else worst_layers(self.layers, WORST_LAYERS)
+        return [
+            [layer.name, layer.op, text.decibel(layer.introduced_db), text.decibel(layer.sqnr_db), *range_cells(layer)]
+            for layer in layers
+        ]
 
     def measured_on(self) -> str:
         """Where the speed was measured; no speed is shown without it."""
@@ -159,7 +170,8 @@ class Comparison:
             first = (
                 "layer" if every_layer or len(self.layers) <= WORST_LAYERS else f"worst of {len(self.layers)} layers"
             )
-            parts.append(text.table([first, "op", "SQNR"], self.layer_rows(every_layer)))
+            parts.append(text.table([first, *LAYER_COLUMNS], self.layer_rows(every_layer)))
+            parts.append("\n".join(entry.sentence for entry in self.advice))
         return "\n\n".join([*parts, f"measured on: {self.measured_on()}"])
 
 

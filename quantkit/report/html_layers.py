@@ -15,15 +15,14 @@ from quantkit.report.elements import (
     legend_entry,
     number_cell,
 )
+from quantkit.report.explain import CLIPPED_MUCH
 from quantkit.report.lanes import lane_table
 
 if TYPE_CHECKING:
     from quantkit.report.compare import Comparison
 
-CLIPPED_MUCH = 0.001
-"""A share of clipped values that the table marks."""
 REASONS_SHOWN = 50
-COLUMNS = ("#", "layer", "op", "introduced dB", "accumulated dB", "range", "clipped", "µs", "kernel", "ISA")
+COLUMNS = ("#", "layer", "op", "introduced dB", "accumulated dB", "range", "clipped", "dead", "µs", "kernel", "ISA")
 TEXT_COLUMNS = ("layer", "op", "range", "kernel", "ISA")
 
 
@@ -52,7 +51,9 @@ def layers_section(comparison: Comparison) -> str:
         f'<table id="layers" class="sortable">{hidden_caption("Error, range and time of every layer")}'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
-    return f'<div class="pair"><div>{chart}</div><div>{_histograms(comparison)}</div></div>{tools}{table}'
+    sentences = "".join(f"<li>{escape(entry.sentence)}</li>" for entry in comparison.advice)
+    advice = f'<h3 id="advice">What adds most noise, and what to try</h3><ol>{sentences}</ol>'
+    return f'{advice}<div class="pair"><div>{chart}</div><div>{_histograms(comparison)}</div></div>{tools}{table}'
 
 
 def _mark(name: str) -> str:
@@ -73,6 +74,8 @@ def _layer_row(index: int, entry: dict[str, Any]) -> str:
         f'<td data-v="{"" if entry["low"] is None else entry["high"] - entry["low"]}">{span}</td>',
         number_cell(clipped, text.MISSING if clipped is None else f"{100 * clipped:.3f} %",
                     bad=(clipped or 0) > CLIPPED_MUCH),
+        number_cell(entry["dead_channels"], text.MISSING if entry["channels"] is None else
+                    f"{entry['dead_channels']} of {entry['channels']}"),
         number_cell(entry["us"], fixed(entry["us"], 1)),
         f"<td><code>{escape(kernel)}</code></td>",
         f"<td>{escape(entry['isa'])}</td>",

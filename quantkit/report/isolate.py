@@ -57,6 +57,8 @@ def isolate(model: ir.Model, tensor_of: Mapping[str, str]) -> Isolated:
         outputs.append(_output(graph, value, pair))
     graph.outputs[:] = outputs
     _remove_unused(graph)
+    used = {value.name for value in graph.inputs}  # a value that only the model's own outputs read is asked for no more
+    tensors = {tensor: name for tensor, name in tensors.items() if name in used}
     inputs = [v.name or "" for v in graph.inputs if v.name not in tensors.values()]
     return Isolated(copy, tensors, inputs, [value.name or "" for value in outputs])
 

@@ -17,6 +17,7 @@ from quantkit.load.kind import DOMAIN
 from quantkit.observe import FloatRunner, TensorStatistics
 from quantkit.quantize.apply import quantized_name
 from quantkit.report.accuracy import PowerRatio
+from quantkit.report.spans import ChannelSpans, used_share
 from quantkit.report.isolate import isolate, isolated_name, quantization_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class LayerError:
     sqnr_db: dequantized, the errors of all layers before it included. introduced_db: the same when the layer gets
     exact FP32 inputs, rounded once to u8: its own share; None where it cannot be run alone.
     low, high: the range that its u8 values cover; clipped: the fraction of the FP32 values outside, by more than half
-    a step; all None for a float32 output. histogram: {"low", "high", "counts"} of the FP32 values.
+    a step; used: the share of that range in which 99.9 % of the FP32 values lie; all None for a float32 output.
+    channels, dead_channels: of the FP32 tensor, and those of one constant value. spread: the tensor's span over that of
+    its middle live channel. None where channels hold too few values to tell. histogram: {"low", "high", "counts"} of the FP32 values.
     """
 
     name: str
@@ -45,6 +48,10 @@ class LayerError:
     low: float | None = None
     high: float | None = None
     clipped: float | None = None
+    used: float | None = None
+    channels: int | None = None
+    dead_channels: int | None = None
+    spread: float | None = None
     histogram: dict[str, Any] | None = None
 
 
@@ -111,7 +118,7 @@ class _Observer:
         self.pair = pair
         self._accumulated, self._introduced, self._alone = PowerRatio(), PowerRatio(), False
         self._statistics, self._backend = TensorStatistics(), NativeStatistics()
-        self._outside = 0
+        self._outside, self._channels = 0, ChannelSpans(first="Conv" in pair.op)
 
     def _bounds(self) -> tuple[float, float] | None:
         scale, zero = self.pair.scale, self.pair.zero_point
@@ -124,6 +131,7 @@ class _Observer:
             self._alone = True
         x = np.ascontiguousarray(exact, np.float32)
         self._statistics.update(x, self._backend)
+        self._channels.add(x)
         bounds = self._bounds()
         if bounds is not None and self.pair.scale is not None:
             half = self.pair.scale / 2
@@ -140,6 +148,10 @@ class _Observer:
             low=bounds[0] if bounds else None,
             high=bounds[1] if bounds else None,
             clipped=self._outside / count if bounds and count else None,
+            used=used_share(self._statistics, *bounds) if bounds and count else None,
+            channels=self._channels.count,
+            dead_channels=self._channels.dead,
+            spread=self._channels.spread,
             histogram=bars(self._statistics) if count else None,
         )
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from quantkit.report import text
+from quantkit.report.explain import LAYER_COLUMNS
 from quantkit.report.verdict import headline, sentence
 
 if TYPE_CHECKING:
     from quantkit.report.compare import Comparison
 
-WORST_LAYERS = 10
 CHANGED_SHOWN = 20
 
 
@@ -55,16 +55,12 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _layers(comparison: Comparison) -> list[str]:
-    worst = sorted(comparison.layers, key=lambda layer: layer.sqnr_db)[:WORST_LAYERS]
-    if not worst:
+    rows = comparison.layer_rows(every_layer=False)
+    if not rows:
         return []
-    rows = [
-        [layer.name, layer.op, text.decibel(layer.introduced_db), text.decibel(layer.sqnr_db),
-         text.MISSING if layer.clipped is None else f"{100 * layer.clipped:.3f} %"]
-        for layer in worst
-    ]  # fmt: skip
-    title = f"## The {len(worst)} worst of {len(comparison.layers)} layers"
-    return [title, table(["layer", "op", "introduced", "accumulated", "clipped"], rows)]
+    title = f"## The {len(rows)} of {len(comparison.layers)} layers that introduce most noise"
+    sentences = "\n".join(f"- {entry.sentence}" for entry in comparison.advice)
+    return [title, table(["layer", *LAYER_COLUMNS], rows), sentences]
 
 
 def _changed(comparison: Comparison) -> list[str]:

@@ -113,7 +113,7 @@ def test_the_text_names_the_machine_wherever_it_gives_a_speed(comparison):
 
 
 def test_the_text_shows_the_worst_layers_first_unless_all_are_asked_for(comparison):
-    worst = min(comparison.layers, key=lambda layer: layer.sqnr_db)
+    worst = min(comparison.layers, key=lambda layer: layer.introduced_db)
     assert comparison.layer_rows(every_layer=False)[0][0] == worst.name
     assert len(comparison.layer_rows(every_layer=True)) == len(comparison.layers)
 

@@ -211,7 +211,7 @@ def test_the_markdown_report_has_the_verdict_the_intervals_and_the_hashes(compar
     assert "| 95 % interval | from | to |" in shown
     assert comparison.provenance["models"]["int8"]["sha256"] in shown
     widths = {line.count("|") for line in shown.splitlines() if line.startswith("| layer |")}
-    assert widths == {6}
+    assert widths == {8}
 
 
 def test_a_comparison_without_speed_labels_and_layers_still_makes_a_page(digits):
