@@ -6,16 +6,19 @@ rounding. Signed activations are shifted by 128. What has no exact form stays as
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnx_ir as ir
 
 from quantkit.types import Decision
+
+if TYPE_CHECKING:
+    from quantkit.foreign.weights import Weights
 
 __all__ = ["REASON_KEY", "to_static"]
 
 REASON_KEY = "quantkit.foreign.reason"
 """Key of node.meta: why the import left the node to onnxruntime."""
-NOT_IMPORTED = ("ConvTranspose",)
-"""Weighted ops whose integer weights would have to be rearranged; they run in float32, as they are."""
 OLDEST_OPSET = 13
 """DequantizeLinear has an axis from here on."""
 
@@ -47,8 +50,8 @@ def to_static(model: ir.Model) -> list[Decision]:
     absorb_channel_scales(model)
     normalize(model)  # again: there may be new constants and scales
     remember_constants(model)
-    left = {node.name for node in model.graph if node.op_type in NOT_IMPORTED}
-    decisions = convert_nodes(model, fuse(model, lambda name: name in left))
+    turned, left = _transposed_convolutions(model.graph)
+    decisions = convert_nodes(model, fuse(model, lambda name: name in left), turned)
     forget_constants(model)
     expand_in_place(model)
     lift_constants(model)
@@ -56,3 +59,20 @@ def to_static(model: ir.Model) -> list[Decision]:
     remove_unused(model)
     finish_model(model)
     return decisions
+
+
+def _transposed_convolutions(graph: ir.Graph) -> tuple[dict[str, Weights], set[str]]:
+    """Of the ConvTransposes: the integer weights by node name (fuse rearranges their float values), and the names of
+    those that have none; these have the reason in meta."""
+    from quantkit.foreign.weights import transposed_weights
+    from quantkit.fuse.graph import Reject, is_standard
+
+    turned, left = {}, set()
+    for node in graph:
+        if is_standard(node, "ConvTranspose"):
+            try:
+                turned[node.name or ""] = transposed_weights(node)
+            except Reject as reason:
+                left.add(node.name or "")
+                node.meta[REASON_KEY] = f"ConvTranspose: {reason}"
+    return turned, left

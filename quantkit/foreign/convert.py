@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from quantkit.foreign import REASON_KEY
 from quantkit.foreign.linear import SHIFT, Pairs, activation_params
-from quantkit.foreign.weights import quantized_weights
+from quantkit.foreign.weights import Weights, quantized_weights
 from quantkit.fuse.functions import EXTRA_INPUTS, Emitter, body_attributes, emit_activation
 from quantkit.fuse.graph import Reject, constant, is_standard, new_initializer, quantkit_name, scalar
 from quantkit.fuse.opnames import BINARY, DOMAIN, OpName
@@ -20,10 +20,11 @@ Operand = tuple[ir.Value, QuantParams]
 EDGES = ("QuantizeLinear", "DequantizeLinear")
 
 
-def convert_nodes(model: ir.Model, fused: Sequence[Decision]) -> list[Decision]:
-    """Converts, in place, what can be; `fused`: what fuse decided. Returns the decisions, reasons also in node.meta."""
+def convert_nodes(model: ir.Model, fused: Sequence[Decision], turned: Mapping[str, Weights]) -> list[Decision]:
+    """Converts, in place, what can be; `fused`: what fuse decided; `turned`: the integer weights of the ConvTransposes,
+    by node name. Returns the decisions, reasons also in node.meta."""
     refused = {d.node: d.detail for d in fused if d.action == "refused"}
-    converter = _Converter(model)
+    converter = _Converter(model, turned)
     decisions = []
     for node in list(model.graph):
         if node.graph is None or (node.domain == DOMAIN and quantkit_name(node) is None):
@@ -42,8 +43,9 @@ def convert_nodes(model: ir.Model, fused: Sequence[Decision]) -> list[Decision]:
 
 
 class _Converter:
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, turned: Mapping[str, Weights]) -> None:
         self.graph = model.graph
+        self.turned = turned
         self.opset = model.opset_imports[""]
         self.pairs = Pairs(model.graph)
         self.shifted: dict[ir.Value, ir.Value] = {}
@@ -175,7 +177,7 @@ class _Converter:
 
     def _weighted_inputs(self, node: ir.Node, form: StaticForm, x: Operand, y: QuantParams | None) -> list[ir.Value]:
         """The x triple, weights and bias of a weighted op. y: of its output, None if that is float32."""
-        found = quantized_weights(node, form.name.base, x[1], y)
+        found = quantized_weights(node, form.name.base, x[1], y, self.turned.get(node.name or ""))
         parts = {"weight_quantized": found.values, "weight_scale": found.scale,
                  "weight_zero_point": np.zeros(found.scale.shape, np.int8), "bias_quantized": found.bias,
                  "bias_scale": np.float32(x[1].scale) * found.scale}  # fmt: skip

@@ -5,42 +5,65 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.foreign.linear import constant_dequantize, linear_of
+from quantkit.foreign.linear import Linear, constant_dequantize, linear_of
 from quantkit.fuse.graph import Reject, constant
+from quantkit.fuse.rules import conv_layout
 from quantkit.quantize.qparams import ACC_LIMIT, QuantizedWeights
 from quantkit.types import QMAX, QMIN, QuantParams
 
-OUTPUT_AXIS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
-"""Base op -> the axis of its weight that counts output channels."""
+OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 0, "Gemm": 0, "MatMul": 1}
+"""Base op -> the axis of its weight that counts output channels; of ConvTranspose as quantkit has it."""
+Weights = tuple[np.ndarray, np.ndarray]
+"""s8 weights and their scale, float32 [C]."""
 SAME_SCALE = 1e-6
 """Bias scales this close (relative) to x_scale * w_scale are that product in float32: the integers stay."""
 BIAS_TOLERANCE = 0.25
 """Steps of the output by which rounding a bias to int32 may move a result; above, the node is not converted."""
 
 
-def integer_weights(value: ir.Value | None, base: str) -> tuple[np.ndarray, np.ndarray]:
+def integer_weights(value: ir.Value | None, base: str) -> Weights:
     """(s8 weights in ONNX's shape, scale float32 [C]) of a weight input. Raises Reject with the reason.
 
     u8 weights and zero points other than 0 are shifted where the result fits -128..127.
     """
+    q, linear = _integers(value)
+    axis, channels = OUTPUT_AXIS[base], q.shape[OUTPUT_AXIS[base]]
+    if linear.scale.size > 1 and (linear.axis % q.ndim != axis or linear.scale.size != channels):
+        raise Reject(f"its weights are quantized along axis {linear.axis}, not the output channels")
+    return q, np.broadcast_to(linear.scale, (channels,)).astype(np.float32)
+
+
+def transposed_weights(node: ir.Node) -> Weights:
+    """The same of a ConvTranspose as ONNX has it; the weights in the layout of Conv: [C_out, C_in / group, *kernel]."""
+    q, linear = _integers(node.inputs[1])
+    if linear.scale.size not in (1, q.shape[linear.axis % q.ndim]):
+        raise Reject(f"{linear.scale.size} scales along axis {linear.axis} of weights {list(q.shape)}")
+    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    if group < 1 or q.shape[0] % group:
+        raise Reject(f"{q.shape[0]} input channels in {group} groups")
+    turned, scale = (conv_layout(v, group) for v in (q, np.broadcast_to(linear.along(q.ndim)[0], q.shape)))
+    rows = scale.reshape(len(scale), -1)
+    if (rows != rows[:, :1]).any():
+        raise Reject(f"its weights are quantized along axis {linear.axis}, not the output channels")
+    return np.ascontiguousarray(turned), rows[:, 0].astype(np.float32)
+
+
+def _integers(value: ir.Value | None) -> tuple[np.ndarray, Linear]:
+    """Weights as s8 with zero point 0, and their parameters."""
     node = constant_dequantize(value)
-    if node is None or base not in OUTPUT_AXIS:
-        raise Reject("its weights are not quantized" if base in OUTPUT_AXIS else f"{base} is not imported")
+    if node is None:
+        raise Reject("its weights are not quantized")
     q, linear = constant(node.inputs[0]), linear_of(node)
     assert q is not None
     if linear.zero_point.dtype not in (np.uint8, np.int8):
         raise Reject(f"its weights are {linear.zero_point.dtype}")
-    axis, channels = OUTPUT_AXIS[base], q.shape[OUTPUT_AXIS[base]]
-    if linear.scale.size > 1 and (linear.axis % q.ndim != axis or linear.scale.size != channels):
-        raise Reject(f"its weights are quantized along axis {linear.axis}, not the output channels")
     shifted = q.astype(np.int32) - linear.along(q.ndim)[1]
     if shifted.size and (shifted.min() < -128 or shifted.max() > 127):
         points = ", ".join(str(z) for z in np.unique(linear.zero_point)[:3])
         raise Reject(f"its weights have zero point {points}: less it they are {shifted.min()}..{shifted.max()}, not s8")
-    scale = np.broadcast_to(linear.scale, (channels,)).astype(np.float32)
-    if not (np.isfinite(scale) & (scale > 0)).all():
+    if not (np.isfinite(linear.scale) & (linear.scale > 0)).all():
         raise Reject("a scale of its weights is not positive")
-    return shifted.astype(np.int8), scale
+    return shifted.astype(np.int8), linear
 
 
 def integer_bias(value: ir.Value | None, unit: np.ndarray, output_scale: float | None) -> np.ndarray:
@@ -67,10 +90,12 @@ def integer_bias(value: ir.Value | None, unit: np.ndarray, output_scale: float |
     return rounded.astype(np.int32)
 
 
-def quantized_weights(node: ir.Node, base: str, x: QuantParams, y: QuantParams | None) -> QuantizedWeights:
-    """Weights (input 1) and bias (input 2) of a fused node with input parameters x and output parameters y (None: it
-    ends in float32). Raises Reject, also where an accumulator could leave 32 bits."""
-    weights, scale = integer_weights(node.inputs[1], base)
+def quantized_weights(
+    node: ir.Node, base: str, x: QuantParams, y: QuantParams | None, given: Weights | None = None
+) -> QuantizedWeights:
+    """Weights (input 1, or `given`) and bias (input 2) of a fused node with input parameters x and output parameters y
+    (None: it ends in float32). Raises Reject, also where an accumulator could leave 32 bits."""
+    weights, scale = given or integer_weights(node.inputs[1], base)
     unit = np.float64(x.scale) * scale.astype(np.float64)
     bias = integer_bias(node.inputs[2], unit, y.scale if y else None)
     rows = np.moveaxis(weights, OUTPUT_AXIS[base], 0)  # a view: what is written there changes weights

@@ -75,6 +75,12 @@ def _match_conv(graph: ir.Graph, node: ir.Node) -> Match:
     return Match(node, [node.inputs[0], weight, bias], attributes)  # type: ignore[list-item]
 
 
+def conv_layout(weights: np.ndarray, group: int) -> np.ndarray:
+    """[C_in, C_out / group, *kernel], as ONNX's ConvTranspose has them, -> [C_out, C_in / group, *kernel]."""
+    grouped = weights.reshape(group, weights.shape[0] // group, *weights.shape[1:])
+    return np.moveaxis(grouped, 2, 1).reshape(-1, weights.shape[0] // group, *weights.shape[2:])
+
+
 def _match_conv_transpose(graph: ir.Graph, node: ir.Node) -> Match:
     """The weights are turned into the layout of Conv: [C_out, C_in / group, *kernel]."""
     _, array = weight_of(node, 1)
@@ -90,9 +96,7 @@ def _match_conv_transpose(graph: ir.Graph, node: ir.Node) -> Match:
                                   for key, default in defaults.items()}  # fmt: skip
     if min(attributes["pads"]) < 0:
         raise Reject("negative pads")
-    group = attributes["group"]
-    grouped = array.reshape(group, array.shape[0] // group, *array.shape[1:])
-    turned = np.moveaxis(grouped, 2, 1).reshape(-1, array.shape[0] // group, *array.shape[2:])
+    turned = conv_layout(array, attributes["group"])
     weight, bias = new_initializer(graph, f"{node.name}/weight", turned), _bias(graph, node, 2, turned.shape[0])
     return Match(node, [node.inputs[0], weight, bias], attributes)  # type: ignore[list-item]
 

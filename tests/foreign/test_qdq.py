@@ -31,6 +31,13 @@ def conv(b, x, *, per_channel=True, bias="int32", **attributes):
     return b.node("Conv", inputs, **WINDOW, **attributes)
 
 
+def conv_transpose(b, x, shape, scale, *, axis=None, group=1, **attributes):
+    """shape: [C_in, C_out / group, kernel, kernel]."""
+    out_c = shape[1] * group
+    w = b.weight(weights(*shape), scale, **({"axis": axis} if axis is not None else {}))
+    return b.node("ConvTranspose", [x, w, b.constant(reals(out_c))], group=group, **attributes)
+
+
 def gemm(b, x, *, transposed, bias=True):
     q = weights(10, 256)
     scale = np.linspace(0.0005, 0.003, 10)
@@ -62,6 +69,15 @@ CASES = {
     "Conv grouped": lambda b, x: conv(b, x, group=2, dilations=[2, 2]),
     "Conv and Relu": lambda b, x: b.node("Relu", [conv(b, x)]),
     "Conv, residual and Relu": lambda b, x: b.node("Relu", [b.node("Add", [conv(b, x), second(b)])]),
+    "ConvTranspose": lambda b, x: conv_transpose(b, x, (4, 5, 2, 2), 0.004, strides=[2, 2]),
+    "ConvTranspose by output channel": lambda b, x: conv_transpose(
+        b, x, (4, 5, 3, 3), np.linspace(0.001, 0.004, 5), axis=1, strides=[2, 2], pads=[1, 1, 0, 1]
+    ),
+    "ConvTranspose grouped": lambda b, x: conv_transpose(b, x, (4, 3, 3, 3), [0.004, 0.002, 0.003], axis=1, group=2),
+    "ConvTranspose depthwise": lambda b, x: conv_transpose(
+        b, x, (4, 1, 3, 3), np.linspace(0.002, 0.009, 4), axis=0, group=4, strides=[2, 2], output_padding=[1, 1]
+    ),
+    "ConvTranspose and Relu": lambda b, x: b.node("Relu", [conv_transpose(b, x, (4, 5, 2, 2), 0.004, strides=[2, 2])]),
     "Gemm": lambda b, x: gemm(b, x, transposed=True),
     "Gemm not transposed": lambda b, x: gemm(b, x, transposed=False),
     "Gemm without a bias": lambda b, x: gemm(b, x, transposed=True, bias=False),
@@ -77,6 +93,10 @@ CASES = {
     "Sigmoid": lambda b, x: b.node("Sigmoid", [x]),
     "SiLU": lambda b, x: b.node("Mul", [x, b.node("Sigmoid", [x])]),
     "LeakyRelu": lambda b, x: b.node("LeakyRelu", [x], alpha=0.1),
+    "LRN": lambda b, x: b.node("LRN", [x], size=3, alpha=0.5),
+    "InstanceNormalization": lambda b, x: b.node(
+        "InstanceNormalization", [x, b.constant(reals(4)), b.constant(reals(4))]
+    ),
     "MaxPool": lambda b, x: b.node("MaxPool", [x], **WINDOW, strides=[2, 2]),
     "AveragePool": lambda b, x: b.node("AveragePool", [x], **WINDOW),
     "GlobalAveragePool": lambda b, x: b.node("GlobalAveragePool", [x]),
@@ -172,6 +192,17 @@ def test_u8_weights_around_128_are_shifted_and_others_stay_in_onnxruntime_with_t
     assert [row.runs_on for row in rows] == ["native", "onnxruntime"]
     assert "zero point 3" in rows[1].reason
     assert np.abs(session.run(None, feeds)[0] - run_onnxruntime(proto, feeds)[0]).max() <= 0.1001
+
+
+def test_a_transposed_convolution_quantized_by_input_channel_stays_in_onnxruntime_with_the_reason():
+    b = Builder()
+    y = conv_transpose(b, b.through("x", X_SCALE, 120), (4, 5, 2, 2), np.linspace(0.002, 0.009, 4), axis=0)
+    proto = b.model({"x": ["N", 4, 8, 8]}, {b.through(y, Y_SCALE, 128): TensorProto.FLOAT})
+    session, feeds = Session(proto), {"x": reals(1, 4, 8, 8)}
+    (row,) = (row for row in session.plan if row.op == "ConvTranspose")
+    assert row.runs_on == "onnxruntime"
+    assert "along axis 0, not the output channels" in row.reason
+    assert np.abs(session.run(None, feeds)[0] - run_onnxruntime(proto, feeds)[0]).max() <= 1.001 * Y_SCALE
 
 
 def test_a_float_op_in_the_middle_stays_in_onnxruntime_and_says_why():
