@@ -78,8 +78,9 @@ def _is_weighted(layer: LayerError) -> bool:
     return any(base in layer.op for base in WEIGHTED)
 
 
-_Test, _Say, _Try = Callable[[LayerError], bool], Callable[[LayerError], str], Callable[[LayerError, "str | None"], str]
-_CAUSES: tuple[tuple[_Test, _Say, _Try], ...] = (
+_CAUSES: tuple[
+    tuple[Callable[[LayerError], bool], Callable[[LayerError], str], Callable[[LayerError, str | None], str]], ...
+] = (
     (
         lambda layer: own_db(layer) >= FINE_DB,
         lambda layer: "that is little",

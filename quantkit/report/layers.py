@@ -17,8 +17,8 @@ from quantkit.load.kind import DOMAIN
 from quantkit.observe import FloatRunner, TensorStatistics
 from quantkit.quantize.apply import quantized_name
 from quantkit.report.accuracy import PowerRatio
-from quantkit.report.spans import ChannelSpans, used_share
 from quantkit.report.isolate import isolate, isolated_name, quantization_of
+from quantkit.report.spans import ChannelSpans, used_share
 
 if TYPE_CHECKING:
     import onnx
@@ -37,7 +37,8 @@ class LayerError:
     low, high: the range that its u8 values cover; clipped: the fraction of the FP32 values outside, by more than half
     a step; used: the share of that range in which 99.9 % of the FP32 values lie; all None for a float32 output.
     channels, dead_channels: of the FP32 tensor, and those of one constant value. spread: the tensor's span over that of
-    its middle live channel. None where channels hold too few values to tell. histogram: {"low", "high", "counts"} of the FP32 values.
+    its middle live channel. None where channels hold too few values to tell.
+    histogram: {"low", "high", "counts"} of the FP32 values.
     """
 
     name: str
