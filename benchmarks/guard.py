@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import zoo
 from benchmarks.runtimes import QUANTKIT, REFERENCE, Setting
-from quantkit.report.timing import interleave, median_ratio
+from quantkit.execute.timing import interleave, median_ratio
 
 BASELINE = Path(__file__).with_name("baseline.json")
 WORK = zoo.ROOT / "build" / "bench"

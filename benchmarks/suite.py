@@ -14,7 +14,7 @@ from benchmarks.runtimes import QUANTKIT, REFERENCE, Candidate, Run, Setting
 from benchmarks.zoo import BenchModel
 from quantkit.report import text
 from quantkit.report.accuracy import PowerRatio
-from quantkit.report.timing import interleave, median_ratio
+from quantkit.execute.timing import interleave, median_ratio
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def compare(fp32: Any, int8: Any, data: Any, **options: Any) -> Any:
 def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[Decision], sources: list[Path],
                **options: Any) -> ModelResult:  # fmt: skip
     from quantkit.execute.binding import NativeStatistics
-    from quantkit.execute.trial import first_sample, run_trial, wreck
+    from quantkit.execute.trial import first_samples, run_trial, wreck
     from quantkit.load import artifact_kind
     from quantkit.quantize.calibration import calibrate_fused
     from quantkit.quantize.select import select
@@ -218,8 +218,8 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
         left = "" if artifact_kind(fused) == "fp32" else " is left in FP32"
         reason = f"no Conv, Gemm or MatMul with constant weights{left}: INT8 would gain nothing"
         return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources)
-    data, feeds = first_sample(fused, data, options)
-    trial = run_trial(fused, selection, feeds, config, options.get("threads"))
+    data, samples = first_samples(fused, data, options)
+    trial = run_trial(fused, selection, samples, config, options.get("threads"), original)
     if trial.keep:
         selection = select(fused, lambda name: keep(name) or name in trial.keep)
     decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]

@@ -163,12 +163,11 @@ class CompiledPlan:
     def run(self, pool: Pool, memory: np.ndarray, externals: Sequence[np.ndarray],
             nanoseconds: np.ndarray | None = None) -> None:  # fmt: skip
         """Runs all ops in one call. externals: inputs, outputs and constants as plan.externals orders them, dense."""
-        base = memory.ctypes.data
-        pointers = [ffi.cast("void *", array.ctypes.data) for array in externals]
-        buffers = ffi.new("void *[]", [ffi.cast("void *", base), *pointers])
+        base = ffi.from_buffer(memory)  # a third of the time of ndarray.ctypes, which counts in small models
+        buffers = ffi.new("void *[]", [base, *map(ffi.from_buffer, externals)])
         failed = ffi.new("int32_t *", -1)
         times = ffi.NULL if nanoseconds is None else ffi.cast("int64_t *", nanoseconds.ctypes.data)
-        scratch = ffi.cast("void *", base + self.scratch_offset)
+        scratch = base + self.scratch_offset
         status = lib.qk_run(self.isa, pool.handle, self._ops, len(self.plan.ops), buffers, scratch,
                             self.scratch_per_thread, times, failed)  # fmt: skip
         if status != lib.QK_OK:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -65,11 +65,15 @@ def _copied(node: ir.Node, mapped) -> ir.Node:  # type: ignore[no-untyped-def]
 
 
 class FloatStep:
-    """A step of a session that onnxruntime runs."""
+    """A step of a session that onnxruntime runs. alone: it is the session's only step.
+
+    Beside native regions onnxruntime's threads rest as soon as the step ends: spinning on, they would hold the cores
+    that the next region runs on.
+    """
 
     PROFILE_NAME = "onnxruntime step"
 
-    def __init__(self, model: ir.Model, step: Step, threads: int) -> None:
+    def __init__(self, model: ir.Model, step: Step, threads: int, alone: bool = False) -> None:
         import onnxruntime as ort
 
         self.step = step
@@ -77,6 +81,8 @@ class FloatStep:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.enable_mem_pattern = True
+        if not alone:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         inner = submodel(model, step)
         try:
             self._session = _open(inner, options)
@@ -85,6 +91,10 @@ class FloatStep:
             raise ModelError(f"onnxruntime cannot run {names}: {str(error).splitlines()[0]}") from error
         self._inputs = [i.name for i in self._session.get_inputs()]
         self._outputs = [o.name for o in self._session.get_outputs()]
+
+    def run_whole(self, names: list[str], feeds: Mapping[str, object]) -> list[np.ndarray]:
+        """The outputs `names` for a model's feeds, if the step is the whole model; onnxruntime's own exceptions."""
+        return self._session.run(names, feeds)
 
     def run(self, values: dict[str, np.ndarray], pool: object, nanoseconds: dict[str, int] | None = None) -> None:
         """Reads the step's inputs from `values` and adds its outputs. pool: not used, onnxruntime has its own."""

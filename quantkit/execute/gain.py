@@ -1,99 +1,178 @@
-"""Is INT8 worth it? Measured, not guessed: quantized parts that cost more at their borders than they save go back."""
+"""Is INT8 worth it? Measured, not guessed: native regions that cost more at their borders than they save go back."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.execute.session import Session
+from quantkit.execute.borders import RegionCost, region_costs
+from quantkit.execute.session import Session, default_threads
+from quantkit.execute.timing import interleave, ratio_interval
 from quantkit.fuse.expand import expand
 from quantkit.observe import FloatRunner
 
-GAIN_LEAST = 0.97
-"""INT8 must take at most this share of FP32's time: below 3 % nobody notices the gain, but the error stays."""
-SECONDS_THAT_MATTER = 40e-6
-"""Differences below this are the price of a call from Python, not of the model."""
-BETTER_PART = 0.95
-"""A part is preferred to the whole if it takes at most this share of its time."""
+GAIN_LEAST = 1.03
+"""INT8 must be this many times as fast as FP32: below 3 % nobody notices the gain, but the error stays."""
+BETTER_PART = 1.02
+"""A part is preferred to the whole if it is this many times as fast."""
 SHARES = (0.003, 0.03, 0.2)
 """Regions with less than this share of the multiply-adds are given up, all at a time."""
-ROUNDS, SECONDS_A_ROUND = 25, 0.04
-SECONDS_MOST = 1.5
+BUSY = 1.25
+"""If several threads make FP32 this many times slower than one does, others want the cores: then one thread counts."""
+SECONDS, SHORTEST = 0.4, 0.001
+EXTENSIONS = 4
+"""A ratio that is not clear yet is measured again, at most so often."""
 
-Run = Callable[[], object]
+Feeds = Mapping[str, np.ndarray]
+Quantized = Callable[[set[str]], ir.Model]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """names: the nodes to quantize. reason: why the others are not. detail: the times, in words."""
+    """names: the nodes to quantize. reasons: node -> why another one is not. detail: what was measured, in words.
+
+    unfolded: FP32 it is, and the graph as the user made it is clearly faster than the folded one.
+    """
 
     names: frozenset[str]
-    reason: str
+    reasons: Mapping[str, str]
     detail: str
+    unfolded: bool = False
 
 
-def interleaved(runs: Sequence[Run]) -> list[float]:
-    """The shortest time of each in seconds, in turns, so that a busy moment of the machine hits all of them."""
-    best = [float("inf")] * len(runs)
-    repeats = []
-    for run in runs:
-        run()
-        start = time.perf_counter()
-        run()
-        repeats.append(max(1, int(SECONDS_A_ROUND / ROUNDS / max(time.perf_counter() - start, 1e-7))))
-    deadline = time.monotonic() + SECONDS_MOST
-    for done in range(ROUNDS):
-        for i, run in enumerate(runs):
-            start = time.perf_counter()
-            for _ in range(min(repeats[i], 20)):
-                run()
-            best[i] = min(best[i], (time.perf_counter() - start) / min(repeats[i], 20))
-        if done >= 2 and time.monotonic() > deadline:
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster the second of a pair is: 95 % interval of the median over pairs, and FP32's time."""
+
+    low: float
+    median: float
+    high: float
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        return f"{self.median:.2f} times ({self.low:.2f} to {self.high:.2f})"
+
+
+def speed_ratio(first: Callable[[], object], second: Callable[[], object], threshold: float) -> Ratio:
+    """How many times faster `second` is than `first`, in interleaved pairs until it is clear on which side of
+    `threshold` it lies, or EXTENSIONS is used up."""
+    times = interleave([first, second], seconds=SECONDS, shortest=SHORTEST)
+    for _ in range(EXTENSIONS):
+        low, _, high = ratio_interval(times[:, 0] / times[:, 1])
+        if not low < threshold < high:
             break
-    return best
+        times = np.vstack([times, interleave([first, second], seconds=SECONDS, shortest=SHORTEST)])
+    return Ratio(*ratio_interval(times[:, 0] / times[:, 1]), seconds=float(np.median(times[:, 0])))
 
 
-def fastest_part(fused: ir.Model, quantized: Callable[[set[str]], ir.Model], names: Sequence[str],
-                 feeds: Mapping[str, np.ndarray]) -> Choice:  # fmt: skip
-    """Which of the nodes `names` are worth quantizing: all, those of the larger native regions, or none.
+def fastest_part(fused: ir.Model, original: ir.Model | None, quantized: Quantized, names: Sequence[str],
+                 samples: Sequence[Feeds], threads: int | None = None) -> Choice:  # fmt: skip
+    """Which of the nodes `names` are worth quantizing: all, those of the regions that pay, or none.
 
-    quantized(names) gives the INT8 model with these nodes quantized. Measured on one thread, which other work on the
-    machine disturbs least.
+    original: the model before folding, in onnxruntime the other FP32 to beat. quantized(names) gives the INT8 model with
+    these nodes quantized. samples: feeds of different shapes. Decided on one thread, which other work on the machine
+    disturbs least; `threads` may veto, unless the machine is too busy for them to show anything.
     """
-    whole = Session(quantized(set(names)), threads=1)
-    fp32 = FloatRunner(expand(fused), threads=1)
-    parts = [frozenset(names), *_larger_regions(whole, names)]
-    sessions = [whole, *(Session(quantized(set(part)), threads=1) for part in parts[1:])]
-    runs: list[Run] = [lambda s=s: s.run(None, feeds) for s in sessions]  # type: ignore[misc]
-    reference, *times = interleaved([lambda: fp32.run(feeds), *runs])
-    best = min(range(len(times)), key=times.__getitem__)
-    if times[best] > times[0] * BETTER_PART or times[0] - times[best] < SECONDS_THAT_MATTER:
-        best = 0
-    if times[best] > reference * GAIN_LEAST and times[best] - reference * GAIN_LEAST > SECONDS_THAT_MATTER:
-        detail = f"FP32 takes {_ms(reference)}, INT8 {_ms(times[best])}: nothing to gain from INT8"
-        return Choice(frozenset(), detail, detail)
-    reason = f"quantizing it costs more at its borders than it saves ({_ms(times[best])} without, {_ms(times[0])} with)"
-    return Choice(parts[best], reason, f"FP32 takes {_ms(reference)} a sample, INT8 {_ms(times[best])}")
+    feeds = samples[0]
+    part, reasons = _best_part(fused, quantized, names, feeds)
+    reference, unfolded = _faster_float(fused, original, feeds)
+    model = quantized(set(part))
+    ratios = [_against(reference, model, each, 1) for each in samples]
+    slowest = min(ratios, key=lambda ratio: ratio.median)
+    detail = f"INT8 runs {ratios[0].text} as fast as FP32's {_ms(ratios[0].seconds)}"
+    if slowest is not ratios[0]:
+        detail += f", {slowest.text} on another input shape"
+    typical = float(np.exp(np.mean([np.log(ratio.median) for ratio in ratios])))
+    if typical < GAIN_LEAST or slowest.low < 1.0:
+        return _nothing(names, f"nothing to gain: {detail} on one thread", unfolded)
+    many = threads or default_threads()
+    if many > 1:
+        side_by_side, busy = _on_threads(reference, model, feeds, many)
+        detail += f" on one thread, {side_by_side.text} on {many}{' (busy machine)' if busy else ''}"
+        if side_by_side.high < 1.0 and not busy:
+            return _nothing(names, f"nothing to gain: {detail}", unfolded)
+    return Choice(part, reasons, detail)
 
 
-def _larger_regions(session: Session, names: Sequence[str]) -> list[frozenset[str]]:
-    """The nodes of the regions with at least each of SHARES of the MACs, where that leaves out some but not all."""
-    macs = {plan.name: plan.macs for plan in session.plan}
-    known = set(names)
-    regions = [[n.name or "" for n in step.nodes if n.name in known] for step in session.steps if step.native]
-    sizes = [sum(macs.get(name, 0) for name in region) for region in regions]
+def _nothing(names: Sequence[str], reason: str, unfolded: bool) -> Choice:
+    return Choice(frozenset(), dict.fromkeys(names, reason), reason, unfolded)
+
+
+def _against(reference: ir.Model, model: ir.Model, feeds: Feeds, threads: int) -> Ratio:
+    fp32, int8 = FloatRunner(reference, threads), Session(model, threads)
+    return speed_ratio(lambda: fp32.run(feeds), lambda: int8.run(None, feeds), GAIN_LEAST)
+
+
+def _on_threads(reference: ir.Model, model: ir.Model, feeds: Feeds, threads: int) -> tuple[Ratio, bool]:
+    """(the ratio on several threads, is the machine too busy for it to say anything?)"""
+    one, many, int8 = FloatRunner(reference, 1), FloatRunner(reference, threads, spin=False), Session(model, threads)
+    runs = [lambda: one.run(feeds), lambda: many.run(feeds), lambda: int8.run(None, feeds)]
+    times = interleave(runs, seconds=2 * SECONDS, shortest=SHORTEST)
+    busy = float(np.median(times[:, 1] / times[:, 0])) > BUSY
+    return Ratio(*ratio_interval(times[:, 1] / times[:, 2]), seconds=float(np.median(times[:, 1]))), busy
+
+
+def _faster_float(fused: ir.Model, original: ir.Model | None, feeds: Feeds) -> tuple[ir.Model, bool]:
+    """(the FP32 graph to beat, is it the original one?): the folded graph unless that is clearly the slower one."""
+    folded = expand(fused)
+    if original is None:
+        return folded, False
+    plain, other = FloatRunner(original, 1), FloatRunner(folded, 1)
+    unfolded = speed_ratio(lambda: plain.run(feeds), lambda: other.run(feeds), 1.0).high < 1.0
+    return (original, True) if unfolded else (folded, False)
+
+
+def _best_part(fused: ir.Model, quantized: Quantized, names: Sequence[str], feeds: Feeds
+               ) -> tuple[frozenset[str], dict[str, str]]:  # fmt: skip
+    """(the fastest of several choices of regions, why the nodes outside it stay in FP32)."""
+    whole = frozenset(names)
+    first = Session(quantized(set(whole)), threads=1)
+    costs = region_costs(first, fused, whole, feeds)
+    candidates = [whole, *(part for part in _parts(whole, costs) if part)]
+    sessions = [first, *(Session(quantized(set(part)), threads=1) for part in candidates[1:])]
+    if len(sessions) == 1:
+        return whole, {}
+    runs = [lambda s=session: s.run(None, feeds) for session in sessions]  # type: ignore[misc]
+    times = interleave(runs, seconds=SECONDS * len(runs), shortest=SHORTEST)
+    gains = [ratio_interval(times[:, 0] / times[:, i]) for i in range(len(runs))]
+    best = max(range(len(runs)), key=lambda i: gains[i][1])
+    if gains[best][1] < BETTER_PART or gains[best][0] < 1.0:
+        return whole, {}
+    return candidates[best], _why_left_out(costs, candidates[best], gains[best][1])
+
+
+def _parts(whole: frozenset[str], costs: Sequence[RegionCost]) -> list[frozenset[str]]:
+    """Without the regions that lose by their own times; without those that lose or gain little; by shares of MACs."""
+    total = sum(cost.macs for cost in costs)
+    rules: list[Callable[[RegionCost], bool]] = [
+        lambda cost: cost.saved > 0.0,
+        lambda cost: cost.saved > 0.1 * cost.fp32,
+        *(lambda cost, share=share: cost.macs >= share * total for share in SHARES),  # type: ignore[misc]
+    ]
     found: list[frozenset[str]] = []
-    for share in SHARES:
-        kept = [region for region, size in zip(regions, sizes, strict=True) if size >= share * sum(sizes)]
-        part = frozenset(name for region in kept for name in region)
-        if 0 < len(kept) < len(regions) and part not in found:
+    for keep in rules:
+        part = whole - {name for cost in costs if not keep(cost) for name in cost.names}
+        if part != whole and part not in found:
             found.append(part)
     return found
 
 
+def _why_left_out(costs: Sequence[RegionCost], part: frozenset[str], gain: float) -> dict[str, str]:
+    reasons = {}
+    for cost in costs:
+        text = (
+            f"its region takes {_ms(cost.int8)} in INT8, borders included, and {_ms(cost.fp32)} in FP32; "
+            f"without such regions the model is {gain:.2f} times as fast"
+        )
+        reasons.update({name: text for name in cost.names if name not in part})
+    return reasons
+
+
 def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.3g} ms"
+
+

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -159,6 +160,7 @@ class Session:
             self._open_model()
         self._output_names = [a.name for a in self._outputs]
         self._checked = FeedCheck(self._inputs)
+        self._whole = self._one_float_step()
 
     def _open_model(self) -> None:
         graph = self._model.graph
@@ -194,7 +196,12 @@ class Session:
     def _float_step(self, step: Step) -> FloatStep:
         from quantkit.execute.float_steps import FloatStep
 
-        return FloatStep(self._model, step, self._streams.threads_each)
+        return FloatStep(self._model, step, self._streams.threads_each, alone=len(self._steps) == 1)
+
+    def _one_float_step(self) -> FloatStep | None:
+        """The step that is the whole model, if onnxruntime runs all of it for one caller's threads at a time."""
+        runner = self._runners[0] if len(self._runners) == 1 and not self._constants else None
+        return None if isinstance(runner, NativeRegion) or self._streams.count > 1 else runner
 
     @cached_property
     def _model(self) -> ir.Model:
@@ -273,6 +280,9 @@ class Session:
         Raises DataError for a missing or unknown input, a wrong dtype, rank or fixed dimension.
         """
         wanted = list(output_names) if output_names else self._output_names
+        if self._whole is not None:  # no dearer than onnxruntime itself; the checks below say what a refusal is about
+            with suppress(Exception):
+                return self._whole.run_whole(wanted, input_feed)
         for name in wanted:
             if name not in self._output_names:
                 raise UsageError(f"the model has no output {name!r}; it has {', '.join(self._output_names)}")
@@ -298,6 +308,18 @@ class Session:
         rows = [(p.name, p.op, p.kernel, times[p.name] / 1000, p.macs) for p in self.plan if p.name in times]
         steps = [(n, "", "onnxruntime", t / 1000, 0) for n, t in times.items() if n.startswith(FloatStep.PROFILE_NAME)]
         return rows + steps
+
+    def step_seconds(self, input_feed: Mapping[str, Any], rounds: int) -> list[float]:
+        """The shortest time of each of `steps` over `rounds` runs on the same feed, one after the other."""
+        best = [float("inf")] * len(self._runners)
+        for _ in range(rounds):
+            values = {**self._constants, **self._checked(input_feed)}
+            with self._streams.pool() as pool:
+                for i, runner in enumerate(self._runners):
+                    start = time.perf_counter()
+                    runner.run(values, pool, None)
+                    best[i] = min(best[i], time.perf_counter() - start)
+        return best
 
     def run_intermediate(self, names: Sequence[str], input_feed: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Tensors inside the model by name; u8 ones (`..._quantized`) come dequantized to float32.

@@ -6,7 +6,7 @@ What the engine or onnxruntime cannot run, or what ruins the outputs, is found b
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,23 @@ TRIALS_MOST = 48
 """Trials of one search; one bad node among 500 is found with about 20."""
 SECONDS_MOST = 120.0
 """Time of one search; what was not tried by then stays in FP32."""
+Feeds = Mapping[str, np.ndarray]
 LARGEST_VALUE = 1e30
 """Masks are written as -inf or -3.4e38: no 8-bit scale holds such a value beside ordinary ones."""
 
 
 @dataclass
 class Trial:
-    """keep: node name -> reason why it stays in FP32. reference: the FP32 outputs of the sample, by name."""
+    """keep: node name -> reason why it stays in FP32. reference: the FP32 outputs of each of `samples`, by name.
+
+    timing: what was measured, in words. unfolded: FP32 it is, and the graph before folding is the faster one.
+    """
 
     keep: dict[str, str]
-    feeds: Mapping[str, np.ndarray]
-    reference: dict[str, np.ndarray] = field(default_factory=dict)
+    samples: Sequence[Feeds]
+    reference: list[dict[str, np.ndarray]] = field(default_factory=list)
     timing: str = ""
+    unfolded: bool = False
 
     @property
     def decisions(self) -> list[Decision]:
@@ -57,32 +62,43 @@ class Trial:
         return reasons[0] if len(reasons) == 1 else "every node that could be quantized had to be kept"
 
 
-def run_trial(fused: ir.Model, selection: Selection, feeds: Mapping[str, np.ndarray], config: QuantConfig,
-              threads: int | None = None) -> Trial:  # fmt: skip
-    """Which of the selected nodes must stay in FP32 for the model to run and to stay near FP32 on one sample.
+def run_trial(fused: ir.Model, selection: Selection, samples: Sequence[Feeds], config: QuantConfig,
+              threads: int | None = None, original: ir.Model | None = None) -> Trial:  # fmt: skip
+    """Which of the selected nodes must stay in FP32 for the model to run, to stay near FP32 and to be faster.
 
-    fused: the fused FP32 model; not changed. Raises ModelError where onnxruntime cannot run even the FP32 model,
-    DataError where it cannot run on this sample.
+    fused: the fused FP32 model; not changed. original: the same before folding, for its speed. samples: feeds of
+    different shapes, at least one. Raises ModelError where onnxruntime cannot run even the FP32 model, DataError where
+    it cannot run on these samples.
     """
-    return _Search(fused, selection, feeds, config, threads).run()
+    return _Search(fused, selection, samples, config, threads, original).run()
 
 
-def first_sample(fused: ir.Model, data: Any, options: Mapping[str, Any]
-                 ) -> tuple[Any, dict[str, np.ndarray]]:  # fmt: skip
-    """(data to go on with, the feeds of its first sample); options: those of `quantkit.pipeline.quantize`."""
+def first_samples(fused: ir.Model, data: Any, options: Mapping[str, Any]
+                  ) -> tuple[Any, list[dict[str, np.ndarray]]]:  # fmt: skip
+    """(data to go on with, the feeds of its first samples, one of each shape); options: those of
+    `quantkit.pipeline.quantize`."""
     recipe = options.get("preprocess")
     recipe = load_preprocess(recipe) if isinstance(recipe, str | Path) else recipe
     return peek(data, input_specs(fused), preprocess=recipe, labels=options.get("labels"))
 
 
 def wreck(model: ir.Model, trial: Trial, threads: int | None = None) -> str:
-    """What is wrong with the calibrated `model` on the trial's sample; empty if it may be saved."""
-    names = list(trial.reference)
+    """What is wrong with the calibrated `model` on the trial's samples; empty if it may be saved."""
+    return _problem_of(lambda: model, trial, threads)
+
+
+def _problem_of(made: Callable[[], ir.Model], trial: Trial, threads: int | None) -> str:
+    """What is wrong with a model that is made now and run on all samples of the trial; empty if nothing."""
     try:
-        found = Session(model, threads).run(names, trial.feeds)
-    except Exception as error:  # whatever it is, such a file must not be written
+        session = Session(made(), threads)
+        for feeds, wanted in zip(trial.samples, trial.reference, strict=True):
+            found = session.run(list(wanted), feeds)
+            problem = complaint(wanted, dict(zip(wanted, found, strict=True)))
+            if problem:
+                return problem
+    except Exception as error:  # whatever it is, what raises it must not be quantized, nor such a file be written
         return _in_words(error)
-    return complaint(trial.reference, dict(zip(names, found, strict=True)))
+    return ""
 
 
 def _in_words(error: Exception) -> str:
@@ -90,10 +106,11 @@ def _in_words(error: Exception) -> str:
 
 
 class _Search:
-    def __init__(self, fused: ir.Model, selection: Selection, feeds: Mapping[str, np.ndarray], config: QuantConfig,
-                 threads: int | None) -> None:  # fmt: skip
+    def __init__(self, fused: ir.Model, selection: Selection, samples: Sequence[Feeds], config: QuantConfig,
+                 threads: int | None, original: ir.Model | None) -> None:  # fmt: skip
         self.fused, self.selection, self.config, self.threads = fused, selection, config, threads
-        self.feeds = feeds
+        self.original = original
+        self.result = Trial({}, samples)
         self.outputs = [value.name or "" for value in fused.graph.outputs]
         self.trials, self.deadline = 0, time.monotonic() + SECONDS_MOST
         self.ranges: dict[str, Range] = {}
@@ -101,7 +118,8 @@ class _Search:
         self.has_nan = False
 
     def run(self) -> Trial:
-        result = Trial({}, self.feeds, self._observe())
+        result = self.result
+        self._observe()
         if self.has_nan:
             return result  # a model or sample that is broken in FP32: calibration names tensor and sample
         names = [node.name or "" for node in self.selection.forms]
@@ -110,43 +128,43 @@ class _Search:
             if wild:
                 result.keep[node.name or ""] = f"{wild[0]!r} holds infinite values"
         left = [name for name in names if name not in result.keep]
-        reason = self._problem(left, result.reference)
+        reason = self._problem(left)
         if reason:
-            left = self._accept(left, [], reason, result)
-        if left:
-            choice = fastest_part(self.fused, self._quantized, left, self.feeds)
-            result.timing = choice.detail
-            result.keep.update((name, choice.reason) for name in left if name not in choice.names)
+            left = self._accept(left, [], reason)
+        if left and not self.config.keep_int8:
+            choice = fastest_part(self.fused, self.original, self._quantized, left, result.samples, self.threads)
+            result.timing, result.unfolded = choice.detail, choice.unfolded
+            result.keep.update(choice.reasons)
         return result
 
-    def _observe(self) -> dict[str, np.ndarray]:
-        """Ranges of the selection's tensors for the sample. Returns the graph's outputs."""
+    def _observe(self) -> None:
+        """Ranges of the selection's tensors over the samples, and the outputs of each."""
         inputs = {value.name for value in self.fused.graph.inputs}
         constants = {v.name: constant(v) for v in self.fused.graph.initializers.values()}
         computed = [n for n in self.selection.tensors if n not in inputs and n not in constants]
         runner = FloatRunner(expand(self.fused), self.threads, expose=computed, spin=False)
         names = list(dict.fromkeys([*self.outputs, *computed]))
-        values = dict(zip(names, runner.run(self.feeds, names), strict=True))
-        for name in self.selection.tensors:
-            array = self.feeds.get(name, values.get(name, constants.get(name)))
-            if array is None or array.size == 0:
-                self.ranges[name] = Range(0.0, 0.0)
-            elif not np.abs(array).max() < LARGEST_VALUE:
-                self.not_finite.add(name)
-                self.has_nan |= bool(np.isnan(array).any())
-            else:
-                self.ranges[name] = Range(float(array.min()), float(array.max()))
-        return {name: values[name] for name in self.outputs}
+        for feeds in self.result.samples:
+            values = dict(zip(names, runner.run(feeds, names), strict=True))
+            for name in self.selection.tensors:
+                self._note_range(name, feeds.get(name, values.get(name, constants.get(name))))
+            self.result.reference.append({name: values[name] for name in self.outputs})
 
-    def _problem(self, names: Sequence[str], reference: Mapping[str, np.ndarray]) -> str:
+    def _note_range(self, name: str, array: np.ndarray | None) -> None:
+        if array is None or array.size == 0:
+            self.ranges.setdefault(name, Range(0.0, 0.0))
+        elif not np.abs(array).max() < LARGEST_VALUE:
+            self.not_finite.add(name)
+            self.has_nan |= bool(np.isnan(array).any())
+        else:
+            low, high = float(array.min()), float(array.max())
+            known = self.ranges.get(name, Range(low, high))
+            self.ranges[name] = Range(min(low, known.low), max(high, known.high))
+
+    def _problem(self, names: Sequence[str]) -> str:
         """What is wrong with the model in which the nodes `names` are quantized; empty if nothing."""
         self.trials += 1
-        try:
-            model = self._quantized(set(names))
-            found = Session(model, self.threads).run(self.outputs, self.feeds)
-        except Exception as error:  # whatever it is, the node that raises it must not be quantized
-            return _in_words(error)
-        return complaint(reference, dict(zip(self.outputs, found, strict=True)))
+        return _problem_of(lambda: self._quantized(set(names)), self.result, self.threads)
 
     def _quantized(self, names: set[str]) -> ir.Model:
         copy = self.fused.clone()
@@ -156,15 +174,15 @@ class _Search:
         apply(copy, selection, params, all_weights(selection, params, self.config))
         return copy
 
-    def _accept(self, names: list[str], accepted: list[str], reason: str, result: Trial) -> list[str]:
+    def _accept(self, names: list[str], accepted: list[str], reason: str) -> list[str]:
         """`accepted` and those of `names` that can be quantized with them; the others are noted with their reason.
 
         reason: what is wrong if all of `names` are. Halving: the first half settles before the second is tried.
         """
         if len(names) == 1 or self.trials >= TRIALS_MOST or time.monotonic() > self.deadline:
-            result.keep.update(dict.fromkeys(names, reason))
+            self.result.keep.update(dict.fromkeys(names, reason))
             return accepted
         for half in (names[: len(names) // 2], names[len(names) // 2 :]):
-            problem = self._problem([*accepted, *half], result.reference)
-            accepted = self._accept(half, accepted, problem, result) if problem else [*accepted, *half]
+            problem = self._problem([*accepted, *half])
+            accepted = self._accept(half, accepted, problem) if problem else [*accepted, *half]
         return accepted

@@ -87,7 +87,7 @@ class Step:
     outputs: list[ir.Value]
 
 
-def _borders(native: bool, nodes: list[ir.Node]) -> Step:
+def borders(native: bool, nodes: list[ir.Node]) -> Step:
     inside = set(nodes)
     inputs = dict.fromkeys(
         v for n in nodes for v in n.inputs if v is not None and v.const_value is None and v.producer() not in inside
@@ -111,7 +111,7 @@ def partition(graph: ir.Graph) -> list[Step]:
         if taken:
             chosen = set(taken)
             waiting = [n for n in waiting if n not in chosen]
-            steps.append(_borders(turn, taken))
+            steps.append(borders(turn, taken))
         turn = not turn
     return steps
 

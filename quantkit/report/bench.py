@@ -20,7 +20,7 @@ from quantkit.report.runtimes import RUNTIMES, Run
 from quantkit.report.samples import session_inputs
 from quantkit.report.statistics import latency_percentiles
 from quantkit.report.streams import stream_throughput
-from quantkit.report.timing import interleave, median_ratio
+from quantkit.execute.timing import interleave, median_ratio
 
 Progress = Callable[[str, int, int | None], None]
 

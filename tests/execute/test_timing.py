@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from quantkit.report.timing import interleave, median_ratio
+from quantkit.execute.timing import interleave, median_ratio
 
 
 class Clock:

@@ -10,6 +10,8 @@ import numpy as np
 Clock = Callable[[], float]
 SHORTEST_SECONDS = 0.005
 """A measurement shorter than this repeats its candidate: the clock and the caches of the others would show."""
+Z95 = 1.96
+"""The normal quantile of a two-sided 95 % interval."""
 
 
 def interleave(
@@ -42,6 +44,18 @@ def interleave(
 def median_ratio(slower: np.ndarray, faster: np.ndarray) -> float:
     """Median over rounds of slower / faster, paired by round: how many times faster `faster` is."""
     return float(np.median(slower / faster))
+
+
+def ratio_interval(ratios: np.ndarray) -> tuple[float, float, float]:
+    """(low, median, high): the median of at least one ratio and its 95 % interval, by order statistics.
+
+    The number of values below the true median is binomial (n, 1/2); the interval leaves out 2.5 % on each side, whatever
+    the distribution: a busy machine's outliers move it little. Source: Conover, Practical Nonparametric Statistics, 3.2.
+    """
+    ordered = np.sort(ratios)
+    n = len(ordered)
+    outside = max(0, int(np.floor(n / 2 - Z95 * np.sqrt(n) / 2)))
+    return float(ordered[outside]), float(np.median(ordered)), float(ordered[n - 1 - outside])
 
 
 def _repeats(candidate: Callable[[], object], clock: Clock, shortest: float) -> int:
