@@ -24,7 +24,7 @@ import onnx
 
 from quantkit import Session, pipeline
 from quantkit.errors import QuantkitError
-from quantkit.execute.gain import interleaved
+from quantkit.execute.gain import speed_ratio
 from quantkit.execute.verify import sqnr_db
 from quantkit.observe import FloatRunner
 from quantkit.report.machine import cpu_name
@@ -137,13 +137,11 @@ def row(model: RealModel, folder: Path) -> str:
     plan = session.plan
     total = sum(node.macs for node in plan)
     native = sum(node.macs for node in plan if node.runs_on == "native") / max(total, 1)
-    fp32, int8 = interleaved([lambda: original.run(samples[0]), lambda: session.run(None, samples[0])])
+    ratio = speed_ratio(lambda: original.run(samples[0]), lambda: session.run(None, samples[0]), 1.0)
     fidelity = f"{worst:.1f}" if worst < 200 else "exact"
     sizes = f"{path.stat().st_size / 1e6:.2f} -> {result.proto.ByteSize() / 1e6:.2f}"
     kept = "" if result.kind == "calibrated" else " (stays FP32)"
-    return (
-        f"{head} {native:.2f}{kept} | {fidelity} | {sizes} | {fp32 * 1e3:.3g} -> {int8 * 1e3:.3g} | {fp32 / int8:.2f} |"
-    )
+    return f"{head} {native:.2f}{kept} | {fidelity} | {sizes} | {ratio.seconds * 1e3:.3g} -> {ratio.seconds / ratio.median * 1e3:.3g} | {ratio.median:.2f} |"
 
 
 HEADER = """# Real models

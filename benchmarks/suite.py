@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks.runtimes import QUANTKIT, REFERENCE, Candidate, Run, Setting
 from benchmarks.zoo import BenchModel
+from quantkit.execute.timing import interleave, median_ratio
 from quantkit.report import text
 from quantkit.report.accuracy import PowerRatio
-from quantkit.execute.timing import interleave, median_ratio
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,8 @@ def calibrate(converted: Any, data: Any, *, config: QuantConfig | None = None, r
         to_float(loaded)
         fused, decisions = loaded, [Decision("load", "used", _label(converted), "weights of the converted model")]
     sources = _paths(converted) + _paths(found)
-    return _calibrate(fused, data, replace(config, keep_fp32=keep), decisions, sources, warn=warn, **options)
+    config, original = replace(config, keep_fp32=keep), None if found is None else lambda: load(found)
+    return _calibrate(fused, data, config, decisions, sources, original, warn=warn, **options)
 
 
 @_explained
@@ -194,7 +195,9 @@ def quantize(model: Any, data: Any, *, config: QuantConfig | None = None, partia
     """
     config = config or QuantConfig()
     fused, decisions = fused_model(model, config.keep_fp32, partial)
-    return _calibrate(fused, data, config, decisions, _paths(model), **options)
+    from quantkit.load import load
+
+    return _calibrate(fused, data, config, decisions, _paths(model), lambda: load(model), **options)
 
 
 def compare(fp32: Any, int8: Any, data: Any, **options: Any) -> Any:
@@ -205,7 +208,7 @@ def compare(fp32: Any, int8: Any, data: Any, **options: Any) -> Any:
 
 
 def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[Decision], sources: list[Path],
-               **options: Any) -> ModelResult:  # fmt: skip
+               original: Callable[[], ir.Model] | None, **options: Any) -> ModelResult:  # fmt: skip
     from quantkit.execute.binding import NativeStatistics
     from quantkit.execute.trial import first_samples, run_trial, wreck
     from quantkit.load import artifact_kind
@@ -224,7 +227,8 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
         selection = select(fused, lambda name: keep(name) or name in trial.keep)
     decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]
     if not selection.forms:
-        return _stays_fp32(fused, decisions, trial.verdict, sources)
+        unfolded = original() if trial.unfolded and original is not None else None
+        return _stays_fp32(fused, decisions, trial.verdict, sources, unfolded)
     runners = {"backend": NativeStatistics(), "open_int8": _int8_opener(options.get("threads"))}
     efforts = [config.effort] if config.effort == "fast" or isinstance(data, Iterator) else [config.effort, "fast"]
     problem = ""
@@ -239,11 +243,13 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
     return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {problem}", sources)
 
 
-def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path]) -> ModelResult:
+def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path],
+                unfolded: ir.Model | None = None) -> ModelResult:  # fmt: skip
+    """The folded FP32 model, or the one before folding where that is given because it runs faster."""
     from quantkit.fuse.expand import expand
     from quantkit.load import artifact_kind
 
-    plain = expand(fused)
+    plain = expand(fused) if unfolded is None else unfolded
     note = Decision("quantize", "kept", "model", reason)
     return ModelResult(plain, artifact_kind(plain), [*decisions, note], sources)
 

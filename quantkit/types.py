@@ -113,6 +113,7 @@ class QuantConfig:
     """How to quantize. `keep_fp32` holds regular expressions over node names (full match or search: `re.search`).
 
     method: one of METHODS for all tensors, AUTO for one chosen by tensor; None: the one that measures best.
+    keep_int8: quantize all that runs right in INT8, also where it is not faster on this machine.
     goal: raise the effort, then keep layers in FP32, until it is reached on the calibration samples.
     time_budget: seconds after which the search for the goal starts nothing new.
     """
@@ -123,6 +124,7 @@ class QuantConfig:
     effort: str = "balanced"
     per_channel: bool = True
     seed: int = 0
+    keep_int8: bool = False
     goal: Goal | None = None
     time_budget: float = 1200.0
 

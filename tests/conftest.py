@@ -13,6 +13,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ["QUANTKIT_CACHE"] = "off"
 """Tests neither read nor fill the user's cache; those of the cache name a folder of their own."""
 
+os.environ["QUANTKIT_KEEP_INT8"] = "1"
+"""What becomes INT8 must not hang on how busy the machine is; the tests of the choice itself time nothing real."""
+
 
 @pytest.fixture(scope="session")
 def shared_root() -> Callable[[str], Path]:

@@ -42,6 +42,7 @@ class QuantizeOptions:
 
     method: str | None
     keep_fp32: tuple[str, ...]
+    keep_int8: bool
     effort: str
     reference: Path | None
     table_in: Path | None
@@ -125,6 +126,7 @@ quantize_options = _stacked(
         help="How to find ranges; auto: measured for each tensor. Default: the one for all that measures best.",
     ),
     keep_option,
+    click.option("--keep-int8", is_flag=True, help="Quantize also what INT8 makes no faster here."),
     click.option("--effort", type=click.Choice(EFFORTS), default="balanced", show_default=True, help="Time spent."),
     click.option("--reference", type=FILE, metavar="FP32.onnx", help="The FP32 model, if it is not beside the input."),
     click.option("--table-in", type=FILE, metavar="TABLE.json", help="Reuse saved ranges; refused if of other data."),

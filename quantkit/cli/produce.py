@@ -161,7 +161,14 @@ def _config(options: QuantizeOptions, goals: GoalOptions, seed: int) -> QuantCon
     from quantkit.types import Goal, QuantConfig
 
     goal = Goal(**vars(goals)) if goals != GoalOptions(None, None, None) else None
-    return QuantConfig(method=options.method, keep_fp32=options.keep_fp32, effort=options.effort, seed=seed, goal=goal)
+    return QuantConfig(
+        method=options.method,
+        keep_fp32=options.keep_fp32,
+        keep_int8=options.keep_int8,
+        effort=options.effort,
+        seed=seed,
+        goal=goal,
+    )
 
 
 def _target(model: Path, output: Path | None, suffix: str, force: bool) -> Path:

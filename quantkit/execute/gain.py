@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,17 +17,22 @@ from quantkit.observe import FloatRunner
 
 GAIN_LEAST = 1.03
 """INT8 must be this many times as fast as FP32: below 3 % nobody notices the gain, but the error stays."""
+SECONDS_THAT_MATTER = 8e-6
+"""Differences below this are the price of a call from Python, not of the model."""
+CLEAR_GAIN = 1.5
+"""INT8 that is this many times as fast as the folded FP32 graph is not held against the unfolded one as well."""
 BETTER_PART = 1.02
 """A part is preferred to the whole if it is this many times as fast."""
 SHARES = (0.003, 0.03, 0.2)
 """Regions with less than this share of the multiply-adds are given up, all at a time."""
-BUSY = 1.25
-"""If several threads make FP32 this many times slower than one does, others want the cores: then one thread counts."""
-SECONDS, SHORTEST = 0.4, 0.001
-EXTENSIONS = 4
+SECONDS, SHORTEST = 0.08, 0.001
+EXTENSIONS = 8
 """A ratio that is not clear yet is measured again, at most so often."""
+LARGE_WEIGHTS = 1 << 29
+"""Bytes of weights above which the original graph is not held in memory a second time to be timed."""
 
 Feeds = Mapping[str, np.ndarray]
+Original = Callable[[], ir.Model]
 Quantized = Callable[[set[str]], ir.Model]
 
 
@@ -45,7 +51,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster the second of a pair is: 95 % interval of the median over pairs, and FP32's time."""
+    """How many times faster the second of a pair is: 95 % interval of the median over pairs, and the first's time."""
 
     low: float
     median: float
@@ -55,6 +61,12 @@ class Ratio:
     @property
     def text(self) -> str:
         return f"{self.median:.2f} times ({self.low:.2f} to {self.high:.2f})"
+
+    @property
+    def pays(self) -> bool:
+        """Is the second clearly not the slower one and faster by enough, or so short that only calls differ?"""
+        lost = self.seconds / self.low - self.seconds / GAIN_LEAST
+        return (self.median >= GAIN_LEAST and self.low >= 1.0) or lost < SECONDS_THAT_MATTER
 
 
 def speed_ratio(first: Callable[[], object], second: Callable[[], object], threshold: float) -> Ratio:
@@ -69,61 +81,56 @@ def speed_ratio(first: Callable[[], object], second: Callable[[], object], thres
     return Ratio(*ratio_interval(times[:, 0] / times[:, 1]), seconds=float(np.median(times[:, 0])))
 
 
-def fastest_part(fused: ir.Model, original: ir.Model | None, quantized: Quantized, names: Sequence[str],
+def fastest_part(fused: ir.Model, original: Original | None, quantized: Quantized, names: Sequence[str],
                  samples: Sequence[Feeds], threads: int | None = None) -> Choice:  # fmt: skip
     """Which of the nodes `names` are worth quantizing: all, those of the regions that pay, or none.
 
-    original: the model before folding, in onnxruntime the other FP32 to beat. quantized(names) gives the INT8 model with
-    these nodes quantized. samples: feeds of different shapes. Decided on one thread, which other work on the machine
-    disturbs least; `threads` may veto, unless the machine is too busy for them to show anything.
+    original: gives the model before folding, in onnxruntime the other FP32 to beat. quantized(names) gives the INT8
+    model with these nodes quantized. samples: feeds of different shapes. Decided on one thread, which other work on the
+    machine disturbs least; where nothing else runs, `threads` may veto.
     """
-    feeds = samples[0]
-    part, reasons = _best_part(fused, quantized, names, feeds)
-    reference, unfolded = _faster_float(fused, original, feeds)
-    model = quantized(set(part))
-    ratios = [_against(reference, model, each, 1) for each in samples]
-    slowest = min(ratios, key=lambda ratio: ratio.median)
-    detail = f"INT8 runs {ratios[0].text} as fast as FP32's {_ms(ratios[0].seconds)}"
-    if slowest is not ratios[0]:
-        detail += f", {slowest.text} on another input shape"
-    typical = float(np.exp(np.mean([np.log(ratio.median) for ratio in ratios])))
-    if typical < GAIN_LEAST or slowest.low < 1.0:
-        return _nothing(names, f"nothing to gain: {detail} on one thread", unfolded)
+    part, reasons = _best_part(fused, quantized, names, samples[0])
+    model, reference, unfolded = quantized(set(part)), expand(fused), False
+    ratio = _against(reference, model, samples[0], 1)
+    if ratio.low < CLEAR_GAIN and original is not None and _weight_bytes(fused) < LARGE_WEIGHTS:
+        plain = original()
+        if _against_float(plain, reference, samples[0]).high < 1.0:
+            reference, unfolded = plain, True
+            ratio = _against(reference, model, samples[0], 1)
+    detail = f"INT8 runs {ratio.text} as fast as FP32's {_ms(ratio.seconds)} on one thread"
+    worst = ratio
+    for feeds in samples[1:]:
+        other = _against(reference, model, feeds, 1)
+        detail += f", {other.text} on another shape"
+        worst = min(worst, other, key=lambda r: r.median)
     many = threads or default_threads()
-    if many > 1:
-        side_by_side, busy = _on_threads(reference, model, feeds, many)
-        detail += f" on one thread, {side_by_side.text} on {many}{' (busy machine)' if busy else ''}"
-        if side_by_side.high < 1.0 and not busy:
-            return _nothing(names, f"nothing to gain: {detail}", unfolded)
-    return Choice(part, reasons, detail)
+    if worst.pays and many > 1 and not _busy(many):
+        other = _against(reference, model, samples[0], many)
+        detail += f", {other.text} on {many}"
+        worst = min(worst, other, key=lambda r: r.median) if other.high < 1.0 else worst
+    if worst.pays:
+        return Choice(part, reasons, detail)
+    return Choice(frozenset(), dict.fromkeys(names, f"nothing to gain from INT8: {detail}"), detail, unfolded)
 
 
-def _nothing(names: Sequence[str], reason: str, unfolded: bool) -> Choice:
-    return Choice(frozenset(), dict.fromkeys(names, reason), reason, unfolded)
+def _busy(threads: int) -> bool:
+    """Do others want the cores, so that a measurement on several threads says nothing?"""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.75 * threads
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    weights = (value.const_value for value in model.graph.initializers.values())
+    return sum(weight.nbytes for weight in weights if weight is not None)
 
 
 def _against(reference: ir.Model, model: ir.Model, feeds: Feeds, threads: int) -> Ratio:
-    fp32, int8 = FloatRunner(reference, threads), Session(model, threads)
+    fp32, int8 = FloatRunner(reference, threads, spin=False), Session(model, threads)
     return speed_ratio(lambda: fp32.run(feeds), lambda: int8.run(None, feeds), GAIN_LEAST)
 
 
-def _on_threads(reference: ir.Model, model: ir.Model, feeds: Feeds, threads: int) -> tuple[Ratio, bool]:
-    """(the ratio on several threads, is the machine too busy for it to say anything?)"""
-    one, many, int8 = FloatRunner(reference, 1), FloatRunner(reference, threads, spin=False), Session(model, threads)
-    runs = [lambda: one.run(feeds), lambda: many.run(feeds), lambda: int8.run(None, feeds)]
-    times = interleave(runs, seconds=2 * SECONDS, shortest=SHORTEST)
-    busy = float(np.median(times[:, 1] / times[:, 0])) > BUSY
-    return Ratio(*ratio_interval(times[:, 1] / times[:, 2]), seconds=float(np.median(times[:, 1]))), busy
-
-
-def _faster_float(fused: ir.Model, original: ir.Model | None, feeds: Feeds) -> tuple[ir.Model, bool]:
-    """(the FP32 graph to beat, is it the original one?): the folded graph unless that is clearly the slower one."""
-    folded = expand(fused)
-    if original is None:
-        return folded, False
-    plain, other = FloatRunner(original, 1), FloatRunner(folded, 1)
-    unfolded = speed_ratio(lambda: plain.run(feeds), lambda: other.run(feeds), 1.0).high < 1.0
-    return (original, True) if unfolded else (folded, False)
+def _against_float(plain: ir.Model, folded: ir.Model, feeds: Feeds) -> Ratio:
+    first, second = FloatRunner(plain, 1), FloatRunner(folded, 1)
+    return speed_ratio(lambda: first.run(feeds), lambda: second.run(feeds), 1.0)
 
 
 def _best_part(fused: ir.Model, quantized: Quantized, names: Sequence[str], feeds: Feeds
@@ -137,7 +144,7 @@ def _best_part(fused: ir.Model, quantized: Quantized, names: Sequence[str], feed
     if len(sessions) == 1:
         return whole, {}
     runs = [lambda s=session: s.run(None, feeds) for session in sessions]  # type: ignore[misc]
-    times = interleave(runs, seconds=SECONDS * len(runs), shortest=SHORTEST)
+    times = interleave(runs, seconds=2 * SECONDS * len(runs), min_rounds=9, shortest=SHORTEST)
     gains = [ratio_interval(times[:, 0] / times[:, i]) for i in range(len(runs))]
     best = max(range(len(runs)), key=lambda i: gains[i][1])
     if gains[best][1] < BETTER_PART or gains[best][0] < 1.0:
@@ -174,5 +181,3 @@ def _why_left_out(costs: Sequence[RegionCost], part: frozenset[str], gain: float
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.3g} ms"
-
-

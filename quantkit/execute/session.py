@@ -280,8 +280,8 @@ class Session:
         Raises DataError for a missing or unknown input, a wrong dtype, rank or fixed dimension.
         """
         wanted = list(output_names) if output_names else self._output_names
-        if self._whole is not None:  # no dearer than onnxruntime itself; the checks below say what a refusal is about
-            with suppress(Exception):
+        if self._whole is not None and all(getattr(array, "size", 1) for array in input_feed.values()):
+            with suppress(Exception):  # costs what onnxruntime costs; the checks below say what a refusal is about
                 return self._whole.run_whole(wanted, input_feed)
         for name in wanted:
             if name not in self._output_names:

@@ -5,6 +5,7 @@ What the engine or onnxruntime cannot run, or what ruins the outputs, is found b
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ TRIALS_MOST = 48
 """Trials of one search; one bad node among 500 is found with about 20."""
 SECONDS_MOST = 120.0
 """Time of one search; what was not tried by then stays in FP32."""
+KEEP_VARIABLE = "QUANTKIT_KEEP_INT8"
+"""Set and not 0, it does for every model what QuantConfig.keep_int8 does for one."""
 Feeds = Mapping[str, np.ndarray]
 LARGEST_VALUE = 1e30
 """Masks are written as -inf or -3.4e38: no 8-bit scale holds such a value beside ordinary ones."""
@@ -63,10 +66,10 @@ class Trial:
 
 
 def run_trial(fused: ir.Model, selection: Selection, samples: Sequence[Feeds], config: QuantConfig,
-              threads: int | None = None, original: ir.Model | None = None) -> Trial:  # fmt: skip
+              threads: int | None = None, original: Callable[[], ir.Model] | None = None) -> Trial:  # fmt: skip
     """Which of the selected nodes must stay in FP32 for the model to run, to stay near FP32 and to be faster.
 
-    fused: the fused FP32 model; not changed. original: the same before folding, for its speed. samples: feeds of
+    fused: the fused FP32 model; not changed. original: gives the same before folding, for its speed. samples: feeds of
     different shapes, at least one. Raises ModelError where onnxruntime cannot run even the FP32 model, DataError where
     it cannot run on these samples.
     """
@@ -107,7 +110,7 @@ def _in_words(error: Exception) -> str:
 
 class _Search:
     def __init__(self, fused: ir.Model, selection: Selection, samples: Sequence[Feeds], config: QuantConfig,
-                 threads: int | None, original: ir.Model | None) -> None:  # fmt: skip
+                 threads: int | None, original: Callable[[], ir.Model] | None) -> None:  # fmt: skip
         self.fused, self.selection, self.config, self.threads = fused, selection, config, threads
         self.original = original
         self.result = Trial({}, samples)
@@ -131,7 +134,7 @@ class _Search:
         reason = self._problem(left)
         if reason:
             left = self._accept(left, [], reason)
-        if left and not self.config.keep_int8:
+        if left and not (self.config.keep_int8 or os.environ.get(KEEP_VARIABLE, "0") != "0"):
             choice = fastest_part(self.fused, self.original, self._quantized, left, result.samples, self.threads)
             result.timing, result.unfolded = choice.detail, choice.unfolded
             result.keep.update(choice.reasons)

@@ -12,6 +12,7 @@ import numpy as np
 
 from quantkit.errors import UsageError
 from quantkit.execute.session import Session, default_threads
+from quantkit.execute.timing import interleave, median_ratio
 from quantkit.load.specs import TensorSpec
 from quantkit.quantize.calibration import PREPROCESS_KEY
 from quantkit.report import text
@@ -20,7 +21,6 @@ from quantkit.report.runtimes import RUNTIMES, Run
 from quantkit.report.samples import session_inputs
 from quantkit.report.statistics import latency_percentiles
 from quantkit.report.streams import stream_throughput
-from quantkit.execute.timing import interleave, median_ratio
 
 Progress = Callable[[str, int, int | None], None]
 

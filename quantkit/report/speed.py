@@ -10,10 +10,10 @@ import numpy as np
 
 from quantkit.errors import UsageError
 from quantkit.execute.session import Session
+from quantkit.execute.timing import interleave, median_ratio
 from quantkit.observe import FloatRunner
 from quantkit.report.runtimes import RUNTIMES, Run
 from quantkit.report.statistics import latency_percentiles
-from quantkit.execute.timing import interleave, median_ratio
 
 FP32, INT8 = "FP32 onnxruntime", "INT8 quantkit"
 PROFILED_RUNS = 11

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 import quantkit
 from quantkit import pipeline
-from quantkit.execute import gain, trial
+from quantkit.execute import trial
 from quantkit.execute.verify import complaint, sqnr_db
 from quantkit.types import QuantConfig
 
@@ -106,16 +106,21 @@ def test_infinite_masks_do_not_stop_the_rest():
     assert np.isfinite(quantkit.Session(result.model).run(None, sample())[0]).all()
 
 
-def test_a_model_that_is_slower_in_int8_stays_fp32_and_says_so(monkeypatch):
-    monkeypatch.setattr(gain, "interleaved", lambda runs: [1e-3] + [5e-3] * (len(runs) - 1))
-    result = pipeline.quantize(small_net(), [sample()], config=FAST)
-    assert result.kind == "fp32"
-    assert "nothing to gain" in result.decisions[-1].detail
-
-
 def test_a_one_shot_generator_still_gives_all_its_samples():
     result = pipeline.quantize(small_net(2), (sample() for _ in range(5)), config=FAST)
     assert result.model.metadata_props["quantkit.calibration.samples"] == "5"
+
+
+def test_samples_of_other_shapes_are_tried_too():
+    model = small_net(2)
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, "h", "w"]))
+    rng = np.random.default_rng(2)
+    data = [{"x": rng.normal(size=(1, 8, side, side)).astype(np.float32)} for side in (8, 8, 12, 16, 20)]
+    stream, samples = trial.first_samples(pipeline.fused_model(model)[0], iter(data), {})
+    assert [feeds["x"].shape[2] for feeds in samples] == [8, 12, 16]
+    assert len(list(stream)) == 5
+    assert pipeline.quantize(model, data, config=FAST).kind == "calibrated"
 
 
 @pytest.mark.parametrize(

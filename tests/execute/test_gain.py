@@ -1,0 +1,168 @@
+"""Whether INT8 pays: measured ratios decide, region by region; the tests give the times, so no clock is asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import quantkit
+from quantkit import pipeline
+from quantkit.execute import gain
+from quantkit.execute.borders import RegionCost, region_costs
+from quantkit.execute.timing import ratio_interval
+from quantkit.types import QuantConfig
+from tests.execute.test_trial import FAST, sample, small_net
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """timed(ratio): from now on INT8 is `ratio` times as fast as FP32's 10 ms, without noise."""
+    monkeypatch.delenv("QUANTKIT_KEEP_INT8", raising=False)
+    monkeypatch.setattr(gain, "_busy", lambda threads: True)
+
+    def fix(low: float, median: float | None = None, high: float | None = None, seconds: float = 0.01) -> None:
+        found = gain.Ratio(low, median or low, high or median or low, seconds)
+        monkeypatch.setattr(gain, "_against", lambda *_: found)
+
+    return fix
+
+
+def two_regions() -> onnx.ModelProto:
+    """Four convolutions with a float-only op between the second and the third."""
+    model = small_net(4)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    between = helper.make_node("Mod", ["r1", "mod"], ["between"], name="mod", fmod=1)
+    nodes[4].input[0] = "between"
+    model.graph.node.extend([*nodes[:4], between, *nodes[4:]])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(100.0), "mod"))
+    return model
+
+
+def test_a_model_that_is_slower_in_int8_comes_out_in_fp32_and_says_by_how_much(timed):
+    timed(0.8, 0.9, 0.95)
+    result = pipeline.quantize(small_net(), [sample()], config=FAST)
+    assert result.kind == "fp32"
+    assert "nothing to gain from INT8: INT8 runs 0.90 times (0.80 to 0.95) as fast" in result.decisions[-1].detail
+    assert not any(node.domain == "quantkit" for node in result.model.graph)
+
+
+def test_a_model_that_gains_is_quantized_and_the_gain_is_recorded(timed):
+    timed(1.9, 2.0, 2.1)
+    result = pipeline.quantize(small_net(), [sample()], config=FAST)
+    assert result.kind == "calibrated"
+    measured = [d.detail for d in result.decisions if d.action == "measured"]
+    assert "2.00 times (1.90 to 2.10) as fast as FP32's 10 ms on one thread" in measured[0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "pays"),
+    [
+        (gain.Ratio(1.05, 1.10, 1.15, 0.01), True),
+        (gain.Ratio(0.95, 1.10, 1.25, 0.01), False),  # may as well be slower
+        (gain.Ratio(1.01, 1.02, 1.03, 0.01), False),  # too little
+        (gain.Ratio(0.80, 0.90, 0.95, 20e-6), True),  # 2 us: the price of a call
+        (gain.Ratio(0.70, 0.75, 0.80, 60e-6), False),  # 20 us of 60
+    ],
+)
+def test_int8_pays_where_it_is_clearly_not_slower_and_gains_at_least_three_percent(ratio, pays):
+    assert ratio.pays is pays
+
+
+def test_keep_int8_asks_no_clock(timed, monkeypatch):
+    timed(0.5)
+    assert pipeline.quantize(small_net(), [sample()], config=FAST).kind == "fp32"
+    keeping = QuantConfig(method="minmax", effort="fast", keep_int8=True)
+    assert pipeline.quantize(small_net(), [sample()], config=keeping).kind == "calibrated"
+    monkeypatch.setenv("QUANTKIT_KEEP_INT8", "1")
+    assert pipeline.quantize(small_net(), [sample()], config=FAST).kind == "calibrated"
+
+
+def test_the_slowest_of_the_input_shapes_decides(monkeypatch):
+    monkeypatch.delenv("QUANTKIT_KEEP_INT8", raising=False)
+    monkeypatch.setattr(gain, "_busy", lambda threads: True)
+    by_side = {8: gain.Ratio(2.0, 2.0, 2.0, 0.01), 16: gain.Ratio(0.8, 0.8, 0.8, 0.01)}
+    monkeypatch.setattr(gain, "_against", lambda reference, model, feeds, threads: by_side[feeds["x"].shape[2]])
+    model = small_net(2)
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, "h", "w"]))
+    data = [{"x": np.ones((1, 8, side, side), np.float32)} for side in (8, 16)]
+    result = pipeline.quantize(model, data, config=FAST)
+    assert result.kind == "fp32"
+    assert "on another shape" in result.decisions[-1].detail
+    assert pipeline.quantize(model, data[:1], config=FAST).kind == "calibrated"
+
+
+def test_the_graph_before_folding_comes_out_where_folding_made_it_slower(timed, monkeypatch):
+    timed(0.9)
+    monkeypatch.setattr(gain, "_against_float", lambda *_: gain.Ratio(0.8, 0.8, 0.8, 0.01))
+    result = pipeline.quantize(small_net(), [sample()], config=FAST)
+    assert result.kind == "fp32"
+    assert [node.name for node in result.model.graph] == [node.name for node in small_net().graph.node]
+
+
+def test_regions_that_lose_are_given_up_and_the_others_stay(timed, monkeypatch):
+    timed(2.0)
+    real = gain.region_costs
+
+    def first_loses(*args):
+        first, second = real(*args)
+        lost, won = RegionCost(first.names, 2e-3, 1e-3, 10), RegionCost(second.names, 1e-3, 3e-3, 10)
+        return [lost, won]
+
+    monkeypatch.setattr(gain, "region_costs", first_loses)
+    monkeypatch.setattr(gain, "interleave", lambda runs, **_: np.tile([[2.0, *[1.0] * (len(runs) - 1)]], (9, 1)))
+    result = pipeline.quantize(two_regions(), [sample()], config=FAST)
+    quantized = {node.name for node in result.model.graph if node.domain == "quantkit"}
+    assert quantized == {"conv2", "conv3"}
+    kept = {d.node: d.detail for d in result.decisions if d.node in ("conv0", "conv1")}
+    assert "takes 2 ms in INT8, borders included, and 1 ms in FP32" in kept["conv0"]
+
+
+def test_the_cost_of_each_region_is_measured_beside_the_same_nodes_in_fp32():
+    fused, _ = pipeline.fused_model(two_regions())
+    session = quantkit.Session(pipeline.quantize(two_regions(), [sample()], config=FAST).model, threads=1)
+    costs = region_costs(session, fused, {"conv0", "conv1", "conv2", "conv3"}, sample())
+    assert [cost.names for cost in costs] == [{"conv0", "conv1"}, {"conv2", "conv3"}]
+    assert all(cost.int8 > 0 and cost.macs == 2 * 8 * 8 * 9 * 24 * 24 for cost in costs)
+
+
+def test_the_interval_of_a_median_holds_its_share_and_ignores_outliers():
+    rng = np.random.default_rng(0)
+    draws = np.exp(rng.standard_cauchy(size=(2000, 41)).clip(-9, 9))
+    inside = [low <= 1.0 <= high for low, _, high in map(ratio_interval, draws)]
+    assert 0.93 < np.mean(inside) <= 0.99
+    assert ratio_interval(np.array([1.2])) == (1.2, 1.2, 1.2)
+
+
+def test_a_ratio_that_is_not_clear_is_measured_again_but_not_for_ever(monkeypatch):
+    calls = []
+
+    def noisy(runs, **_):
+        calls.append(1)
+        return np.column_stack([np.tile([0.5, 2.0], 4), np.ones(8)])
+
+    monkeypatch.setattr(gain, "interleave", noisy)
+    gain.speed_ratio(lambda: None, lambda: None, 1.0)
+    assert len(calls) == 1 + gain.EXTENSIONS
+    calls.clear()
+    monkeypatch.setattr(gain, "interleave", lambda runs, **_: calls.append(1) or np.tile([[2.0, 1.0]], (8, 1)))
+    assert gain.speed_ratio(lambda: None, lambda: None, 1.0).median == 2.0
+    assert len(calls) == 1
+
+
+def test_a_model_of_one_onnxruntime_step_refuses_wrong_feeds_as_clearly_as_any():
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Mod", ["x", "x"], ["y"], fmod=1)], "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        ), opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    )  # fmt: skip
+    session = quantkit.Session(model)
+    assert session.run(None, {"x": np.ones(2, np.float32)})[0].tolist() == [0.0, 0.0]
+    for feeds, words in (({"x": np.ones(3, np.float32)}, "shape"), ({"x": np.ones(2)}, "float64"), ({}, "missing")):
+        with pytest.raises(quantkit.QuantkitError, match=words):
+            session.run(None, feeds)
