@@ -46,7 +46,8 @@ layout = "NCHW"
 ```
 
 Environment: `QUANTKIT_ISA` (scalar, avx2, avxvnni, avx512vnni) and `QUANTKIT_NUM_THREADS` set what `--isa` and
-`--threads` set; `QUANTKIT_KEEP_INT8=1` sets `--keep-int8` everywhere; `QUANTKIT_DEBUG=1` shows the traceback of an internal error.
+`--threads` set; `QUANTKIT_KEEP_INT8=1` sets `--keep-int8` everywhere; `QUANTKIT_DEBUG=1` shows the traceback of an
+internal error.
 """
 
 

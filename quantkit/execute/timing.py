@@ -49,8 +49,9 @@ def median_ratio(slower: np.ndarray, faster: np.ndarray) -> float:
 def ratio_interval(ratios: np.ndarray) -> tuple[float, float, float]:
     """(low, median, high): the median of at least one ratio and its 95 % interval, by order statistics.
 
-    The number of values below the true median is binomial (n, 1/2); the interval leaves out 2.5 % on each side, whatever
-    the distribution: a busy machine's outliers move it little. Source: Conover, Practical Nonparametric Statistics, 3.2.
+    The number of values below the true median is binomial (n, 1/2); the interval leaves out 2.5 % on each side,
+    whatever the distribution: a busy machine's outliers move it little. Source: Conover, Practical Nonparametric
+    Statistics, section 3.2.
     """
     ordered = np.sort(ratios)
     n = len(ordered)
