@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from quantkit.cli import EXAMPLES, cli
+from quantkit.cli import cli
+from quantkit.cli.help import EXAMPLES
 
 PAGE = Path(__file__).resolve().parent / "cli.md"
 

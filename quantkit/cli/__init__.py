@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 from quantkit import __version__
+from quantkit.cli.help import START
 from quantkit.cli.look import completion, demo, doctor, inspect
 from quantkit.cli.measure import bench, compare, run
 from quantkit.cli.produce import calibrate, convert, export, quantize
@@ -27,36 +28,23 @@ class _InOrder(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)
 
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if arguments[0].endswith(".onnx"):
+            context.fail(f"{arguments[0]} is no command; quantkit quantize {arguments[0]} --data DATA makes it INT8.")
+        return super().resolve_command(context, arguments)
 
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=_InOrder, epilog=START, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, message="quantkit %(version)s")
 def cli() -> None:
     """Turn an FP32 ONNX model and a folder of samples into an exact, fast INT8 model."""
 
 
-EXAMPLES = {
-    "convert": ["quantkit convert model.onnx", "quantkit convert model.onnx --keep-fp32 'head.*'"],
-    "calibrate": ["quantkit calibrate model.converted.onnx --data images/ --preprocess imagenet"],
-    "quantize": [
-        "quantkit quantize model.onnx --data images/ --preprocess imagenet",
-        "quantkit quantize model.onnx --data images/ --labels labels.csv --max-drop 0.5",
-    ],
-    "run": ["quantkit run model.int8.onnx --input images/ -o outputs.npz"],
-    "compare": ["quantkit compare model.onnx model.int8.onnx --data validation/ --report report.html"],
-    "bench": [
-        "quantkit bench model.onnx model.int8.onnx --against onnxruntime",
-        "quantkit bench model.int8.onnx --per-layer --trace trace.json",
-    ],
-    "inspect": ["quantkit inspect model.int8.onnx"],
-    "export": ["quantkit export model.int8.onnx --format qdq"],
-    "doctor": ["quantkit doctor"],
-    "demo": ["quantkit demo"],
-    "completion": ["quantkit completion bash >> ~/.bashrc"],
-}
-"""Shown at the end of each command's help and in docs/cli.md."""
-
 for command in (convert, calibrate, quantize, run, compare, bench, inspect, export, doctor, demo, completion):
-    command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[command.name or ""])
     cli.add_command(command)
 
 
@@ -67,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QuantkitError as error:
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "quantkit"
+        return _fail(f"{error.format_message()} See `{where} --help`", error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; nothing partial was left behind", INTERRUPTED)
     except BrokenPipeError:  # the reader of stdout went away (`| head`): keep the interpreter's last flush silent

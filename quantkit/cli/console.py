@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -67,6 +68,7 @@ class Progress:
         self._phase = ""
         self._started = 0.0
         self._written = 0.0
+        self._latest: tuple[int, int | None] = (0, None)
 
     def __call__(self, phase: str, done: int, total: int | None) -> None:
         if self._log:
@@ -76,29 +78,36 @@ class Progress:
         now = time.monotonic()
         if phase != self._phase:
             self.close()
-            self._phase, self._started, self._written = phase, now, 0.0
+            self._phase, self._started, self._written = phase, now, float("-inf")
+        self._latest = (done, total)
         if now - self._written >= REFRESH_SECONDS or done == total:
             self._written = now
-            sys.stderr.write("\r\x1b[K" + progress_line(phase, done, total, now - self._started))
-            sys.stderr.flush()
+            self._show(progress_line(phase, done, total, now - self._started))
+
+    def _show(self, line: str) -> None:
+        """One line in place of the last; cut, for one that wraps could not be rewritten."""
+        sys.stderr.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
+        sys.stderr.flush()
 
     def close(self) -> None:
-        """Leave the last line standing, so that what follows starts on a line of its own."""
+        """Leave the last state standing with the time it took; what follows starts on a line of its own."""
         if self._phase:
+            seconds = time.monotonic() - self._started
+            self._show(f"{progress_line(self._phase, *self._latest, seconds, ended=True)}  {seconds:.1f} s")
             sys.stderr.write("\n")
             self._phase = ""
 
 
-def progress_line(phase: str, done: int, total: int | None, seconds: float) -> str:
+def progress_line(phase: str, done: int, total: int | None, seconds: float, ended: bool = False) -> str:
     """The text of one progress line, such as `calibrate  [########............]  40/100  21.3/s  3 s left`."""
     if total is None and not done:
-        return f"{phase} ..."
+        return phase if ended else f"{phase} ..."
     filled = 0 if not total else round(BAR_CELLS * min(1.0, done / total))
     bar = [] if not total else ["[" + "#" * filled + "." * (BAR_CELLS - filled) + "]"]
     parts = [phase, *bar, str(done) if total is None else f"{done}/{total}"]
-    if done and seconds > 0:
+    if done and seconds >= REFRESH_SECONDS:
         parts.append(f"{done / seconds:.1f}/s")
-        if total is not None and done < total:
+        if total is not None and done < total and not ended:
             parts.append(f"{seconds / done * (total - done):.0f} s left")
     return "  ".join(parts)
 
@@ -129,6 +138,12 @@ class Console:
         """Say something useful but not asked for, on stderr."""
         self._record("note", message)
         if not self.quiet:
+            self.progress.close()
+            click.echo(message, err=True)
+
+    def hint(self, message: str) -> None:
+        """Say on a terminal what to do next."""
+        if self.progress.enabled:
             self.progress.close()
             click.echo(message, err=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from quantkit.cli.console import Console
+from quantkit.cli.help import command
 from quantkit.cli.options import (
     FILE,
     console_options,
@@ -18,7 +19,7 @@ from quantkit.cli.options import (
 )
 
 
-@click.command(short_help="Where every node runs, and why.")
+@command(short_help="Where every node runs, and why.")
 @model_argument()
 @json_option
 @overwrite_option
@@ -38,7 +39,7 @@ def inspect(model: Path, json_path: Path | None, force: bool, isa: str | None, q
         write_json(json_path, inspection.to_json())
 
 
-@click.command(short_help="Check this machine and self-test the kernels.")
+@command(short_help="Check this machine and self-test the kernels.")
 @json_option
 @overwrite_option
 @threads_option
@@ -64,7 +65,7 @@ def doctor(
         raise EngineError(f"self-test {diagnosis.self_test}; do not trust results of this machine, and report it")
 
 
-@click.command(short_help="A script that lets the shell complete commands and options.")
+@command(short_help="A script that lets the shell complete commands and options.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script that lets SHELL complete commands and options; load it in the shell's start-up file."""
@@ -77,7 +78,7 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "quantkit", "_QUANTKIT_COMPLETE").source())
 
 
-@click.command(short_help="The whole road on the embedded model and data.")
+@command(short_help="The whole road on the embedded model and data.")
 @click.argument("directory", metavar="[DIR]", type=FILE, default=Path("demo"))
 @click.option("--force", is_flag=True, help="Overwrite the outputs of an earlier demo.")
 @threads_option

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantkit.cli.console import Console
+from quantkit.cli.help import command
 from quantkit.cli.options import (
     FILE,
     DataOptions,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 RUNTIMES = ("onnxruntime", "openvino", "torch")
 
 
-@click.command(short_help="Run any model on samples and save its outputs.")
+@command(short_help="Run any model on samples and save its outputs.")
 @model_argument()
 @click.option("-i", "--input", "--data", "data", required=True, metavar="DATA", help="The samples to run.")
 @click.option("-o", "--output", type=FILE, metavar="OUT.npz", help="Outputs by name. Default: MODEL.outputs.npz.")
@@ -55,7 +56,7 @@ def run(model: Path, data: str, output: Path | None, force: bool, quiet: bool, v
         console.result(f"wrote {target}: {shapes}")
 
 
-@click.command(short_help="Accuracy, fidelity, size, speed, error by layer.")
+@command(short_help="Accuracy, fidelity, size, speed, error by layer.")
 @model_argument("fp32", "FP32.onnx")
 @model_argument("int8", "INT8.onnx")
 @data_option
@@ -113,7 +114,7 @@ def report_writer(path: Path) -> Callable[[Comparison, str, str], str]:
     raise UsageError(f"--report {path}: {path.suffix or 'no suffix'} is no kind of report; name it .html or .md")
 
 
-@click.command(short_help="Time models side by side; ratios first.")
+@command(short_help="Time models side by side; ratios first.")
 @model_argument("models", nargs=-1, required=True)
 @click.option("--against", metavar="RUNTIMES", default="", help="Also time in onnxruntime, openvino, torch (by comma).")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Samples a run.")

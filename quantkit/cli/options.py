@@ -85,17 +85,12 @@ def output_options(default: str) -> Callable[[Command], Command]:
     )
 
 
-data_option = click.option(
-    "--data",
-    required=True,
-    metavar="DATA",
-    help="Folder of images, .npz, .npy, folder of test_data_set_*, or module:callable.",
-)
+DATA_HELP = "Folder of images, .npz, .npy, folder of test_data_set_*, or module:callable."
+
+data_option = click.option("--data", required=True, metavar="DATA", help=DATA_HELP)
 
 data_or_noise_option = _stacked(
-    click.option(
-        "--data", metavar="DATA", help="Folder of images, .npz, .npy, folder of test_data_set_*, or module:callable."
-    ),
+    click.option("--data", metavar="DATA", help=DATA_HELP),
     click.option("--synthetic", is_flag=True, help="No data: ranges from random numbers, to try a model out only."),
 )
 

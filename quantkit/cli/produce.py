@@ -9,7 +9,9 @@ import click
 
 from quantkit.cli.console import Console
 from quantkit.cli.goals import check_goals, goal_reference, require_labels
+from quantkit.cli.help import command
 from quantkit.cli.options import (
+    DATA_HELP,
     DataOptions,
     GoalOptions,
     QuantizeOptions,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from quantkit.types import QuantConfig
 
 
-@click.command(short_help="Fold and rewrite an FP32 model; ranges stay open.")
+@command(short_help="Fold and rewrite an FP32 model; ranges stay open.")
 @model_argument()
 @output_options("MODEL.converted.onnx")
 @keep_option
@@ -51,7 +53,7 @@ def convert(
     _save(result, target, force, console)
 
 
-@click.command(short_help="Fix the ranges of a converted model with samples.")
+@command(short_help="Fix the ranges of a converted model with samples.")
 @model_argument(metavar="CONVERTED.onnx")
 @data_or_noise_option
 @output_options("MODEL.int8.onnx")
@@ -66,7 +68,7 @@ def calibrate(model: Path, data: str | None, **options: Any) -> None:
     _quantize("calibrate", model, data, options)
 
 
-@click.command(short_help="Both: an FP32 model in, an INT8 model out.")
+@command(short_help="Both: an FP32 model in, an INT8 model out.")
 @model_argument()
 @data_or_noise_option
 @output_options("MODEL.int8.onnx")
@@ -82,7 +84,7 @@ def quantize(model: Path, data: str | None, **options: Any) -> None:
     _quantize("quantize", model, data, options)
 
 
-@click.command(short_help="Write plain standard ONNX for other runtimes.")
+@command(short_help="Write plain standard ONNX for other runtimes.")
 @model_argument(metavar="INT8.onnx")
 @click.option(
     "--format",
@@ -114,7 +116,9 @@ def export(model: Path, format_: str, output: Path | None, force: bool, quiet: b
 def _data(model: Path, data: str | None, synthetic: bool, console: Console) -> Any:
     """--data, or with --synthetic random inputs and a warning. Raises click.UsageError for both or none."""
     if (data is None) != synthetic:
-        problem = "Missing option '--data'." if data is None else "--data and --synthetic exclude each other."
+        problem = (
+            f"Missing option '--data'. {DATA_HELP}" if data is None else "--data and --synthetic exclude each other."
+        )
         raise click.UsageError(problem)
     if not synthetic:
         return data
@@ -153,6 +157,9 @@ def _quantize(command: str, model: Path, data: Any, options: dict[str, Any]) -> 
     _save(result, target, force, console)
     if result.kind == "fp32":
         console.warn(f"nothing in {model} could be quantized; {target} is the folded FP32 model")
+    elif isinstance(data, str):
+        original = result.sources[-1] if result.sources[-1] != model or command == "quantize" else "FP32.onnx"
+        console.hint(f"next: quantkit compare {original} {target} --data DATA, with samples that it has not seen")
     if reference is not None:
         check_goals(goals, reference, target, data, sampling, threads, options["isa"], console)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from quantkit.errors import DataError, ModelError
 from quantkit.execute.session import Session, default_threads
-from quantkit.load import load
+from quantkit.load import artifact_kind, input_specs, load
 from quantkit.observe import FloatRunner
 from quantkit.report import text
 from quantkit.report.accuracy import Tally
@@ -29,6 +29,7 @@ from quantkit.report.speed import latency, layer_times, prepare_rivals, throughp
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -200,7 +201,7 @@ def compare(
     fp32, int8 = (getattr(model, "model", model) for model in (fp32, int8))
     threads = threads or default_threads()
     session = Session(int8, threads=threads, isa=isa)
-    load(fp32)  # its errors say what is wrong with a file, onnxruntime's do not
+    _require_original(load(fp32), session)
     runner = FloatRunner(fp32, threads)
     rivals = prepare_rivals(int8, against, threads, sampling.get("warn"))
     dataset = open_samples(data, session_inputs(session), session.metadata, **sampling)
@@ -266,6 +267,30 @@ def _speed(
         "latency": latency(runner, session, feeds, seconds / 2, rivals),
         "layer_times": layer_times(session, feeds),
     }
+
+
+def _require_original(fp32: ir.Model, session: Session) -> None:
+    """Raise ModelError if `fp32` is a model of quantkit's own, or takes other inputs than the INT8 model."""
+    kind = artifact_kind(fp32)
+    if kind in ("converted", "calibrated"):
+        raise ModelError(f"the first model is {kind} by quantkit; give the FP32 model first, then the INT8 model")
+    wanted = {spec.name: spec.shape for spec in input_specs(fp32)}
+    found = {spec.name: spec.shape for spec in session_inputs(session)}
+    if wanted.keys() != found.keys() or any(_exclude(wanted[name], found[name]) for name in wanted):
+        fp32_inputs, int8_inputs = (
+            ", ".join(f"{name} {text.shape(shape)}" for name, shape in inputs.items()) for inputs in (wanted, found)
+        )
+        raise ModelError(
+            f"the inputs differ: FP32 takes {fp32_inputs}; INT8 takes {int8_inputs}. "
+            "Compare an INT8 model with the FP32 model that it was made from"
+        )
+
+
+def _exclude(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """No array has both shapes. A dimension that is not an int may be any; () may be a shape that is not known."""
+    return bool(a and b) and (
+        len(a) != len(b) or any(isinstance(m, int) and isinstance(n, int) and m != n for m, n in zip(a, b, strict=True))
+    )
 
 
 def _shared_outputs(fp32: list[str], int8: list[str]) -> list[str]:

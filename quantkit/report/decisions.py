@@ -12,6 +12,8 @@ from quantkit.types import Decision
 LEFT_ALONE = ("refused", "kept")
 """Actions that need a reason beside them; all others are counted."""
 NAME_LIKE = re.compile(r"[/_]|^\W*\d")
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
+RANGE_LIKE = re.compile(rf"{NUMBER.pattern}(\.\.{NUMBER.pattern})?")
 FEW = 3
 """Details of one stage and action that are listed as they are."""
 SHOWN = 12
@@ -40,17 +42,36 @@ def _counted(done: Sequence[Decision]) -> list[list[str]]:
         details = [d.detail for d in done if (d.stage, d.action) == (stage, action)]
         counts = Counter(details)
         if len(counts) > FEW:
-            counts = Counter(map(pattern, details))
+            groups: dict[str, list[str]] = {}
+            for detail in details:
+                groups.setdefault(pattern(detail), []).append(detail)
+            counts = Counter({spread(group): len(group) for group in groups.values()})
         if len(counts) > SHOWN:
             counts = Counter({f"{len(counts)} kinds; see --verbose": len(details)})
         rows += [[str(count), stage, action, what] for what, count in counts.items()]
     return rows
 
 
-def pattern(detail: str) -> str:
-    """`into Conv /stem/Conv` -> `into Conv *`: words that look like names or numbers give way to a star."""
-    words = ["*" if NAME_LIKE.search(word) else word for word in detail.split()]
+def pattern(detail: str, keep: re.Pattern[str] | None = None) -> str:
+    """`into Conv /stem/Conv` -> `into Conv *`: words that look like names or numbers give way to a star.
+
+    keep: words that match it stay as they are.
+    """
+    words = ["*" if NAME_LIKE.search(word) and not (keep and keep.fullmatch(word)) else word for word in detail.split()]
     return " ".join(word for i, word in enumerate(words) if word != "*" or words[i - 1 : i] != ["*"])
+
+
+def spread(details: Sequence[str]) -> str:
+    """What details of one pattern have in common; numbers in the same place become `least..most`."""
+    columns = list(zip(*(detail.split() for detail in details), strict=False))
+    if any(len(detail.split()) != len(columns) for detail in details):
+        return pattern(details[0])
+    words = []
+    for column in columns:
+        numbers = sorted(filter(NUMBER.fullmatch, column), key=float)
+        same = len(set(column)) == 1
+        words.append(column[0] if same or len(numbers) < len(column) else f"{numbers[0]}..{numbers[-1]}")
+    return pattern(" ".join(words), keep=RANGE_LIKE)
 
 
 def _reasons(left: Sequence[Decision]) -> list[list[str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 MISSING = "-"
+RULE_WIDTH = 79
+"""A table may be wider than a terminal, its rule is not: it would wrap."""
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -19,7 +21,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in [headers, *rows]
     ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return "\n".join([lines[0], "-" * min(RULE_WIDTH, max(map(len, lines))), *lines[1:]])
 
 
 def _is_number(cell: str) -> bool:

@@ -9,8 +9,9 @@ import shlex
 import click
 import pytest
 
-from quantkit.cli import EXAMPLES, cli, main
+from quantkit.cli import cli, main
 from quantkit.cli.console import Console, Progress, progress_line
+from quantkit.cli.help import EXAMPLES, SECTIONS
 from quantkit.errors import ModelError
 
 
@@ -48,7 +49,7 @@ def test_progress_rewrites_one_line_a_phase(monkeypatch):
     lines = terminal.getvalue().split("\n")
     assert len(lines) == 3
     assert "1/1" in lines[0]
-    assert lines[1].count("\r") == 2
+    assert lines[1].count("\r") == 3  # twice while it runs, once with the time it took
     assert "2/2" in lines[1]
 
 
@@ -99,6 +100,45 @@ def test_a_log_in_a_missing_folder_is_one_clear_error(digits, tmp_path, capsys):
     missing = tmp_path / "missing" / "events.jsonl"
     assert main(["inspect", str(digits.int8), "--log-json", str(missing)]) == 1
     assert "--log-json" in capsys.readouterr().err
+
+
+def test_a_phase_ends_with_its_last_count_and_the_time_it_took(monkeypatch):
+    clock = iter([0.0, 0.01, 5.0])
+    monkeypatch.setattr("quantkit.cli.console.time.monotonic", lambda: next(clock))
+    terminal = put_on_terminal(monkeypatch)
+    progress = Progress()
+    progress("compare", 1, None)
+    progress("compare", 2, None)  # too soon to be shown at once
+    progress.close()
+    assert terminal.getvalue().splitlines()[-1].endswith("compare  2  0.4/s  5.0 s")
+
+
+def test_a_progress_line_fits_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    terminal = put_on_terminal(monkeypatch)
+    Progress()("calibrate", 40, 100)
+    assert terminal.getvalue() == "\r\x1b[K" + "calibrate  [########............]"[:29]
+
+
+def test_a_hint_is_for_people_at_a_terminal(monkeypatch, capsys):
+    Console().hint("next: compare")
+    assert capsys.readouterr() == ("", "")
+    terminal = put_on_terminal(monkeypatch)
+    Console().hint("next: compare")
+    assert terminal.getvalue() == "next: compare\n"
+
+
+def test_help_puts_every_option_in_a_section():
+    listed = {name for names in SECTIONS.values() for name in names}
+    loose = {p.name for c in cli.commands.values() for p in c.params if isinstance(p, click.Option)} - listed
+    assert loose == set()
+
+
+def test_help_lists_sections_in_order_and_examples_last(capsys):
+    assert main(["quantize", "--help"]) == 0
+    shown = capsys.readouterr().out
+    titles = [line[:-1] for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["Samples", "Quantization", "Accuracy goal", "Output", "Machine", "Messages", "Examples"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

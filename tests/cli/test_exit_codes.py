@@ -24,6 +24,19 @@ def failing(monkeypatch):
     return run
 
 
+def test_wrong_usage_is_one_line_that_names_the_help(capsys):
+    assert cli_package.main(["quantize", "model.onnx"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("quantkit: Missing option '--data'. Folder of images, .npz")
+    assert shown.endswith("See `quantkit quantize --help`\n")
+    assert shown.count("\n") == 1
+
+
+def test_a_model_in_the_place_of_a_command_gets_the_command_that_fits(capsys):
+    assert cli_package.main(["net.onnx"]) == 2
+    assert "quantkit quantize net.onnx --data DATA" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

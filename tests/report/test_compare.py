@@ -11,12 +11,13 @@ import onnxruntime
 import pytest
 
 from quantkit import pipeline
-from quantkit.errors import DataError
+from quantkit.errors import DataError, ModelError
 from quantkit.execute import Session
 from quantkit.observe import load_preprocess
 from quantkit.report.compare import compare
 from quantkit.report.layers import layer_errors
 from tests.digits import Digits
+from tests.graphs import model
 
 SAMPLES = 60
 
@@ -175,3 +176,14 @@ def test_the_json_is_plain_and_holds_no_folder(digits, comparison):
     assert str(digits.fp32.parent) not in shown
     entry = json.loads(shown)["layers"][0]
     assert {"introduced_db", "low", "high", "clipped", "us", "kernel", "isa"} <= set(entry)
+
+
+def test_models_in_the_wrong_order_are_refused_before_any_work(digits):
+    with pytest.raises(ModelError, match="calibrated by quantkit; give the FP32 model first"):
+        compare(digits.int8, digits.fp32, digits.test)
+
+
+def test_models_with_other_inputs_are_refused_with_both_shapes(digits):
+    other = model("output = Relu(input)", {}, inputs="float[1,3,8,8] input", outputs="float[1,3,8,8] output")
+    with pytest.raises(ModelError, match=r"FP32 takes input 1x3x8x8; INT8 takes input \S+x1x32x32"):
+        compare(other, digits.int8, digits.test)

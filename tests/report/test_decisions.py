@@ -36,5 +36,11 @@ def test_a_long_list_of_refusals_is_grouped_by_reason_and_says_how_many():
     assert "kept: no INT8 neighbour" in shown
 
 
+def test_numbers_of_a_long_list_become_their_span_and_names_a_star():
+    details = [f"output SQNR {10 + i}.5 -> 30.0 dB of /layer.{i}" for i in range(SHOWN)]
+    shown = summarize([Decision("quantize", "tuned", f"n{i}", detail) for i, detail in enumerate(details)])
+    assert "output SQNR 10.5..21.5 -> 30.0 dB of *" in shown
+
+
 def test_no_decision_is_said_so():
     assert summarize([]) == "nothing to do"
