@@ -9,8 +9,8 @@ import click
 HELP = "help"
 SECTIONS = {
     "Samples": ("data", "synthetic", "labels", "preprocess", "samples", "batch_size", "seed", "strict"),
-    "Quantization": ("method", "effort", "keep_fp32", "reference", "table_in", "table_out"),
-    "Accuracy goal": ("max_drop", "min_agreement", "min_sqnr"),
+    "Quantization": ("method", "effort", "keep_fp32", "reference", "table_in", "table_out", "partial"),
+    "Accuracy goal": ("max_drop", "min_agreement", "min_sqnr", "time_budget"),
     "Measuring": ("seconds", "batch", "shapes", "against", "streams", "per_layer"),
     "Output": ("output", "format_", "report", "json_path", "trace", "force"),
     "Machine": ("threads", "isa"),
