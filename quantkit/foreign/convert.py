@@ -217,6 +217,7 @@ class _Converter:
             self.graph.insert_after(new.producer(), copy)  # type: ignore[arg-type]
             new = copy.outputs[0]
         new.shape = old.shape if old.shape is not None else new.shape
+        new.type = new.type if new.type is not None else old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         old.name = f"{name}/replaced"
         if was_output or not new.is_graph_output():
