@@ -14,6 +14,8 @@ from quantkit.execute.binding import available_isas
 from quantkit.execute.oracle import run_oracle
 from quantkit.types import METHODS, QuantConfig
 
+MOST_OF_LIVE = 1.3
+"""The memory of a run, in times the largest set of tensors that live at once."""
 FAST = QuantConfig(method="minmax", effort="fast")
 ISAS = [isa for isa, there in available_isas().items() if there and isa != "scalar"]
 
@@ -110,3 +112,5 @@ def test_a_topology_is_native_and_equals_the_oracle(materialize, name):
     assert native / total >= 0.98
     x = rng.normal(size=(1, 3, 224, 224)).astype(np.float32)
     np.testing.assert_array_equal(session.run(None, {"input": x})[0], run_oracle(result.model, {"input": x})["logits"])
+    for plan in (compiled.plan for runner in session._runners for compiled in runner._plans.values()):
+        assert plan.arena_bytes <= MOST_OF_LIVE * plan.live_bytes
