@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.execute.gain import fastest_part
+from quantkit.execute.repair import judge, repair
 from quantkit.execute.session import Session
 from quantkit.execute.verify import complaint
 from quantkit.fuse.expand import expand
@@ -134,6 +135,11 @@ class _Search:
         reason = self._problem(left)
         if reason:
             left = self._accept(left, [], reason)
+        if left:
+            measure = judge(result.samples, result.reference, self.threads)
+            repaired = repair(self.selection, self._quantized, left, measure)
+            left = repaired.names
+            result.keep.update(repaired.reasons)
         if left and not (self.config.keep_int8 or os.environ.get(KEEP_VARIABLE, "0") != "0"):
             choice = fastest_part(self.fused, self.original, self._quantized, left, result.samples, self.threads)
             result.timing, result.unfolded = choice.detail, choice.unfolded

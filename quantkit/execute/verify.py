@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,10 @@ LEAST_SQNR_DB = 6.0
 """An output nearer to FP32 than this is no wreck: below, the error is half of the signal's amplitude."""
 FAINT = 1e-12
 """Mean square below which an output is silent and has no SQNR."""
+SLICES_MOST, SLICE_LEAST = 512, 32
+"""An axis of at most so many slices of at least so many values holds different quantities side by side."""
+STEP = 8.0
+"""Slices whose largest values differ by more than this factor are of different groups: 3 of 8 bits are lost."""
 
 
 def sqnr_db(wanted: np.ndarray, got: np.ndarray) -> float:
@@ -48,3 +52,37 @@ def complaint(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> str:
 def _data_dependent(wanted: Mapping[str, Any]) -> bool:
     """Detections after NMS: how many there are depends on the values, and integers (indices) come with them."""
     return any(isinstance(y, np.ndarray) and y.dtype.kind in "iu" for y in wanted.values())
+
+
+def worst_db(wanted: Mapping[str, Any], got: Mapping[str, Any], *, by_slice: bool = False) -> float:
+    """The SQNR of the worst float output; by_slice: of the worst group of slices in any of them.
+
+    One array may hold quantities of different size, boxes in pixels beside scores up to 1: the SQNR of the whole array
+    says nothing about the small ones. So the slices along each axis are grouped by their largest value, and each group
+    counts for itself. inf if no float output is comparable.
+    """
+    worst = float("inf")
+    for name, y in wanted.items():
+        found = got[name]
+        if not isinstance(y, np.ndarray) or y.dtype.kind != "f" or found.shape != y.shape or not y.size:
+            continue
+        for ours, theirs in _groups(y, found) if by_slice else [(y, found)]:
+            finite = ours[np.isfinite(ours)]
+            if finite.size and float(np.mean(np.square(finite, dtype=np.float64))) > FAINT:
+                worst = min(worst, sqnr_db(ours, theirs))
+    return worst
+
+
+def _groups(y: np.ndarray, found: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Parts of both arrays whose values are of one order of magnitude, along each axis that has few, long slices."""
+    yield y, found
+    for axis in range(1, y.ndim):
+        count = y.shape[axis]
+        if not 2 <= count <= SLICES_MOST or y.size // count < SLICE_LEAST:
+            continue
+        ours, theirs = (np.moveaxis(a, axis, 0).reshape(count, -1) for a in (y, found))
+        peaks = np.abs(np.where(np.isfinite(ours), ours, 0.0)).max(axis=1)
+        order = np.argsort(-peaks)
+        edges = np.flatnonzero(peaks[order][:-1] > STEP * peaks[order][1:]) + 1
+        for part in np.split(order, edges):
+            yield ours[part], theirs[part]

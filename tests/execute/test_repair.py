@@ -1,0 +1,107 @@
+"""What spoils the outputs stays in FP32: found by the error it brings, in models that look like real ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import quantkit
+from quantkit import pipeline
+from quantkit.execute.repair import last_arithmetic
+from quantkit.execute.verify import worst_db
+from quantkit.quantize.select import select
+from tests.execute.test_trial import FAST, small_net
+
+
+def built(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], shape: list[int]) -> onnx.ModelProto:
+    """input x, output y."""
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def detector() -> onnx.ModelProto:
+    """Convolutions, then boxes times 320 and sigmoid scores beside them in one output [1, 8, 256]."""
+    rng = np.random.default_rng(3)
+    weights = {
+        "w0": (rng.normal(size=(16, 3, 3, 3)) * 0.3).astype(np.float32),
+        "w1": (rng.normal(size=(8, 16, 1, 1)) * 0.3).astype(np.float32),
+        "sizes": np.array([4, 4], np.int64), "stride": np.float32(320.0), "flat": np.array([1, 8, 256], np.int64),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c0"], name="conv0", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c0"], ["r0"], name="relu0"),
+        helper.make_node("Conv", ["r0", "w1"], ["c1"], name="conv1"),
+        helper.make_node("Split", ["c1", "sizes"], ["boxes", "logits"], name="split", axis=1),
+        helper.make_node("Mul", ["boxes", "stride"], ["pixels"], name="pixels"),
+        helper.make_node("Sigmoid", ["logits"], ["scores"], name="scores"),
+        helper.make_node("Concat", ["pixels", "scores"], ["both"], name="both", axis=1),
+        helper.make_node("Reshape", ["both", "flat"], ["y"], name="flat"),
+    ]
+    return built(nodes, weights, [1, 3, 16, 16])
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_scores_beside_boxes_in_pixels_survive():
+    x = noise((1, 3, 16, 16))
+    wanted = quantkit.Session(detector()).run(None, {"x": x})[0]
+    result = pipeline.quantize(detector(), [{"x": x}], config=FAST)
+    got = quantkit.Session(result.model).run(None, {"x": x})[0]
+    assert np.abs(got[:, 4:] - wanted[:, 4:]).max() < 0.05  # one step of the boxes' scale is larger than 1
+    assert {node.name for node in result.model.graph if node.domain == "quantkit"} >= {"conv0", "conv1"}
+    reasons = {d.node: d.detail for d in result.decisions}
+    assert "the last arithmetic before the outputs" in reasons["both"]
+
+
+def test_a_spectrum_whose_logarithm_is_taken_stays_in_fp32_and_the_network_behind_it_does_not():
+    rng = np.random.default_rng(4)
+    scales = np.logspace(0, -5, 8).astype(np.float32).reshape(8, 1, 1, 1)  # bands of very different loudness
+    weights = {
+        "bands": (rng.normal(size=(8, 1, 1, 9)) * scales).astype(np.float32), "tiny": np.float32(1e-9),
+        "w1": (rng.normal(size=(8, 8, 1, 3)) * 0.3).astype(np.float32),
+        "w2": (rng.normal(size=(4, 8, 1, 3)) * 0.3).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "bands"], ["spectrum"], name="spectrum"),
+        helper.make_node("Abs", ["spectrum"], ["loud"], name="loud"),
+        helper.make_node("Add", ["loud", "tiny"], ["positive"], name="positive"),
+        helper.make_node("Log", ["positive"], ["log"], name="log"),
+        helper.make_node("Conv", ["log", "w1"], ["c1"], name="conv1"),
+        helper.make_node("Relu", ["c1"], ["r1"], name="relu1"),
+        helper.make_node("Conv", ["r1", "w2"], ["y"], name="conv2"),
+    ]
+    result = pipeline.quantize(built(nodes, weights, [1, 1, 1, 200]), [{"x": noise((1, 1, 1, 200))}], config=FAST)
+    quantized = {node.name for node in result.model.graph if node.domain == "quantkit"}
+    assert "spectrum" not in quantized
+    assert {"conv1", "conv2"} <= quantized
+    assert any("dB from FP32" in d.detail for d in result.decisions if d.node == "spectrum")
+
+
+def test_the_last_arithmetic_is_what_no_weights_come_after():
+    fused, _ = pipeline.fused_model(detector())
+    selection = select(fused)
+    names = {node.name for node in selection.forms}
+    assert last_arithmetic(selection, names) == names - {"conv0", "conv1"}
+    chain, _ = pipeline.fused_model(small_net(2))
+    assert last_arithmetic(select(chain), {"conv0", "conv1"}) == set()
+
+
+@pytest.mark.parametrize(("by_slice", "low", "high"), [(False, 60.0, 90.0), (True, -1.0, 1.0)])
+def test_slices_of_another_magnitude_count_for_themselves(by_slice, low, high):
+    y = np.concatenate([300 * noise((1, 4, 64)), 0.1 * noise((1, 2, 64), 1)], axis=1)
+    got = y.copy()
+    got[:, 4:] = 0
+    assert low < worst_db({"y": y}, {"y": got}, by_slice=by_slice) < high
+
+
+def test_equal_outputs_and_integers_have_no_error():
+    y = {"y": noise((2, 40)), "classes": np.arange(3)}
+    assert worst_db(y, y, by_slice=True) == float("inf")
