@@ -16,10 +16,11 @@ from quantkit.execute.session import Session
 from quantkit.execute.verify import worst_db
 from quantkit.quantize.select import Selection
 
-GOOD_DB = 15.0
-"""Outputs nearer to FP32 than this are not searched for parts that spoil them: the error is a sixth of the amplitude."""
+GOOD_DB, GOOD_SLICE_DB = 15.0, 20.0
+"""Outputs, and quantities inside them, that are nearer to FP32 than this are not searched for what spoils them: the
+error is a sixth, or a tenth, of the amplitude."""
 TAIL_GAIN_DB, REGION_GAIN_DB = 3.0, 2.0
-"""What FP32 for the last arithmetic, or for one region, must bring on the outputs. 3 dB is half of the error's power."""
+"""What FP32 for the last arithmetic, or for one region, must bring on the outputs; 3 dB halve the error's power."""
 REGIONS_MOST = 12
 SECONDS_MOST = 30.0
 
@@ -63,14 +64,13 @@ def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], name
     found = Repair(names)
     model = quantized(set(names))
     whole, sliced = measure(model)
-    tail = last_arithmetic(selection, names)
+    tail = last_arithmetic(selection, names) if sliced < GOOD_SLICE_DB else set()
     if tail and len(tail) < len(names):
         without = quantized(set(names) - tail)
         db, by_slice = measure(without)
         if by_slice >= sliced + TAIL_GAIN_DB and db >= whole - TAIL_GAIN_DB:
-            found.give_up(
-                tail, f"the last arithmetic before the outputs: {sliced:.1f} dB in u8, {by_slice:.1f} in FP32"
-            )
+            reason = f"the last arithmetic before the outputs: {sliced:.1f} dB in u8, {by_slice:.1f} in FP32"
+            found.give_up(tail, reason)
             model, whole = without, db
     deadline = time.monotonic() + SECONDS_MOST
     while whole < GOOD_DB and time.monotonic() < deadline:
