@@ -6,8 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.foreign.linear import Linear, constant_dequantize, linear_of
-from quantkit.fuse.graph import Reject, constant
-from quantkit.fuse.rules import conv_layout
+from quantkit.fuse.graph import Reject, constant, conv_layout
 from quantkit.quantize.qparams import ACC_LIMIT, QuantizedWeights
 from quantkit.types import QMAX, QMIN, QuantParams
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from quantkit.fuse.functions import EXTRA_INPUTS, Emitter, emit_activation, emit_base
-from quantkit.fuse.graph import quantkit_name
+from quantkit.fuse.functions import ATTRIBUTES, EXTRA_INPUTS, Emitter, emit_activation, emit_base
+from quantkit.fuse.graph import constant, conv_layout, new_initializer, quantkit_name
 from quantkit.fuse.opnames import DOMAIN, OpName
 
 
@@ -36,12 +36,26 @@ def expand_in_place(model: ir.Model, *, only_unweighted: bool = False) -> None:
             _expand_node(model, node, name)
 
 
+def _transposed_convolution(graph: ir.Graph, emit: Emitter, node: ir.Node) -> ir.Value:
+    """With its weights as ONNX has them, as a constant: a function body has to rearrange them by nodes."""
+    array = constant(node.inputs[1])
+    assert array is not None
+    turned = conv_layout(array, node.attributes["group"].as_int())
+    weight = new_initializer(graph, f"{node.name}/onnx_weight", turned)
+    own = {key: node.attributes[key] for key in ATTRIBUTES["ConvTranspose"]}
+    made: ir.Value = emit("ConvTranspose", [node.inputs[0], weight, node.inputs[2]], own)
+    return made
+
+
 def _expand_node(model: ir.Model, node: ir.Node, name: OpName) -> None:
     out = node.outputs[0]
     emit = Emitter(model.opset_imports[""], prefix=f"{node.name}/")
     operands = 3 if name.is_weighted else len(node.inputs) - len(EXTRA_INPUTS.get(name.base, ()))
     extra = [] if name.is_weighted else node.inputs[operands:]
-    value = emit_base(emit, name, node.inputs[:operands], extra, node.attributes)  # type: ignore[arg-type]
+    if name.base == "ConvTranspose":
+        value = _transposed_convolution(model.graph, emit, node)
+    else:
+        value = emit_base(emit, name, node.inputs[:operands], extra, node.attributes)  # type: ignore[arg-type]
     if name.add:
         value = emit("Add", [value, node.inputs[3]], {})
     if name.activation:

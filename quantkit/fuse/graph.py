@@ -62,6 +62,12 @@ def given_params(value: ir.Value) -> QuantParams | None:
     return QuantParams(float(scale.item()), int(zero_point.item()))
 
 
+def conv_layout(weights: np.ndarray, group: int) -> np.ndarray:
+    """[C_in, C_out / group, *kernel], as ONNX's ConvTranspose has them, -> [C_out, C_in / group, *kernel], and back."""
+    grouped = weights.reshape(group, weights.shape[0] // group, *weights.shape[1:])
+    return np.moveaxis(grouped, 2, 1).reshape(-1, weights.shape[0] // group, *weights.shape[2:])
+
+
 def new_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Registers `array` under `name`, or under `name_2`, `name_3`... where the name is taken; returns its value."""
     taken = graph.initializers

@@ -14,7 +14,16 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.functions import ATTRIBUTES
-from quantkit.fuse.graph import Reject, constant, is_standard, new_initializer, only_consumer, replace_nodes, same_shape
+from quantkit.fuse.graph import (
+    Reject,
+    constant,
+    conv_layout,
+    is_standard,
+    new_initializer,
+    only_consumer,
+    replace_nodes,
+    same_shape,
+)
 from quantkit.fuse.opnames import DOMAIN, OpName
 from quantkit.fuse.patterns import activation_of
 
@@ -73,12 +82,6 @@ def _match_conv(graph: ir.Graph, node: ir.Node) -> Match:
                   for key in ATTRIBUTES["Conv"]}  # fmt: skip
     bias = _bias(graph, node, 2, array.shape[0])
     return Match(node, [node.inputs[0], weight, bias], attributes)  # type: ignore[list-item]
-
-
-def conv_layout(weights: np.ndarray, group: int) -> np.ndarray:
-    """[C_in, C_out / group, *kernel], as ONNX's ConvTranspose has them, -> [C_out, C_in / group, *kernel]."""
-    grouped = weights.reshape(group, weights.shape[0] // group, *weights.shape[1:])
-    return np.moveaxis(grouped, 2, 1).reshape(-1, weights.shape[0] // group, *weights.shape[2:])
 
 
 def _match_conv_transpose(graph: ir.Graph, node: ir.Node) -> Match:

@@ -205,6 +205,15 @@ def test_a_transposed_convolution_quantized_by_input_channel_stays_in_onnxruntim
     assert np.abs(session.run(None, feeds)[0] - run_onnxruntime(proto, feeds)[0]).max() <= 1.001 * Y_SCALE
 
 
+def test_a_transposed_convolution_of_a_float_stays_one_op():
+    b = Builder()
+    y = conv_transpose(b, b.node("Sin", [conv(b, b.through("x", X_SCALE, 120))]), (4, 5, 2, 2), 0.004, strides=[2, 2])
+    proto = b.model({"x": ["N", 4, 8, 8]}, {b.through(y, Y_SCALE, 128): TensorProto.FLOAT})
+    session, feeds = Session(proto), {"x": reals(1, 4, 8, 8)}
+    assert [row.op for row in session.plan if row.runs_on == "onnxruntime"] == ["Sin", "ConvTranspose"]
+    assert np.abs(session.run(None, feeds)[0] - run_onnxruntime(proto, feeds)[0]).max() <= 1.001 * Y_SCALE
+
+
 def test_a_float_op_in_the_middle_stays_in_onnxruntime_and_says_why():
     b = Builder()
     x = b.through("x", X_SCALE, 120)
