@@ -241,12 +241,19 @@ def float_op(b: Builder, x: str) -> str:
 
 
 def spatial_normalization(b: Builder, x: str) -> str:
-    """LRN over channels, or over the pixels of a channel, or over everything."""
-    _, c, h, w = shape = b.values[x]
-    kind = b.pick(["LRN", "InstanceNormalization", "LayerNormalization"])
+    """LRN over channels, or over the pixels of a channel or of a group as PyTorch spells it out, or over everything."""
+    n, c, h, w = shape = b.values[x]
+    kind = b.pick(["LRN", "InstanceNormalization", "LayerNormalization", "groups"])
     if kind == "LRN":
         attributes = {"size": b.pick([5, 3, 1, 9]), "alpha": b.pick([1e-4, 0.5]), "beta": b.pick([0.75, 1.0])}
         return b.node("LRN", [x], shape, **attributes)
+    if kind == "groups":
+        g = b.pick([g for g in (1, 2, 4, c) if c % g == 0])
+        sizes, ones, zeros = (n, g, c // g * h * w), np.ones(g, np.float32), np.zeros(g, np.float32)
+        y = b.node("Reshape", [x, b.ints(0, g, -1)], sizes)
+        y = b.node("InstanceNormalization", [y, b.constant(ones), b.constant(zeros)], sizes)
+        y = b.node("Mul", [b.node("Reshape", [y, b.ints(*shape)], shape), b.normal(c, 1, 1)], shape)
+        return b.node("Add", [y, b.normal(c, 1, 1, scale=0.3)], shape)
     if kind == "InstanceNormalization":
         return b.node(kind, [x, b.normal(c), b.normal(c, scale=0.3)], shape)
     axis = b.int(1, 3)
