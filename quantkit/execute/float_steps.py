@@ -3,65 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from quantkit.errors import DataError, ModelError, first_line
+from quantkit.load.parts import submodel
 from quantkit.lower.regions import Step
 
 EXTERNAL_DATA_LIMIT = 1 << 30
 """Bytes of weights above which a step's model goes to onnxruntime through a file instead of protobuf's 2 GB."""
-
-
-def submodel(model: ir.Model, step: Step, outputs: Sequence[ir.Value] | None = None) -> ir.Model:
-    """A model of a step's nodes alone, initializers shared, functions attached."""
-    values: dict[ir.Value, ir.Value] = {}
-
-    def mapped(value: ir.Value | None) -> ir.Value | None:
-        if value is None:
-            return None
-        if value not in values:
-            values[value] = ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=value.const_value)
-        return values[value]
-
-    inside = set(step.nodes)
-    captured = [v for node in step.nodes for v in _captured(node) if v.producer() not in inside]
-    inputs = dict.fromkeys([*step.inputs, *(v for v in captured if v.const_value is None)])
-    nodes = [_copied(node, mapped) for node in step.nodes]
-    wanted = step.outputs if outputs is None else outputs
-    constants = {v for node in step.nodes for v in node.inputs if v is not None and v.const_value is not None}
-    constants |= {v for v in captured if v.const_value is not None}
-    graph = ir.Graph(
-        [mapped(v) for v in inputs], [mapped(v) for v in wanted], nodes=nodes,  # type: ignore[misc]
-        initializers=[mapped(v) for v in constants], opset_imports=dict(model.opset_imports), name="step",  # type: ignore[misc]
-    )  # fmt: skip
-    used = {node.op_identifier() for node in nodes}
-    functions = [f for key, f in model.functions.items() if key in used]
-    return ir.Model(graph, ir_version=model.ir_version, functions=functions)
-
-
-def _captured(node: ir.Node) -> list[ir.Value]:
-    """Values of the outer graph that the node's subgraphs (If, Loop, Scan) use."""
-    found = []
-    for attribute in node.attributes.values():
-        graphs = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else []
-        for graph in graphs:
-            local = {out for n in graph.all_nodes() for out in n.outputs} | set(graph.inputs)
-            local |= set(graph.initializers.values())
-            found += [v for n in graph.all_nodes() for v in n.inputs if v is not None and v not in local]
-    return found
-
-
-def _copied(node: ir.Node, mapped) -> ir.Node:  # type: ignore[no-untyped-def]
-    outputs = [mapped(out) for out in node.outputs]
-    for out in outputs:
-        out.const_value = None
-    return ir.Node(
-        node.domain, node.op_type, [mapped(v) for v in node.inputs], list(node.attributes.values()),
-        overload=node.overload, outputs=outputs, name=node.name,
-    )  # fmt: skip
 
 
 class FloatStep:
@@ -83,7 +35,7 @@ class FloatStep:
         options.enable_mem_pattern = True
         if not alone:
             options.add_session_config_entry("session.force_spinning_stop", "1")
-        inner = submodel(model, step)
+        inner = submodel(model, step.nodes, step.inputs, step.outputs)
         try:
             self._session = _open(inner, options)
         except Exception as error:

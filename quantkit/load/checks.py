@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
+from quantkit.load.constants import release
 from quantkit.load.shapes import light_proto
 
 LARGEST_TENSOR = 1 << 30
@@ -111,5 +112,4 @@ def _check_finite(weight: ir.Value, node: ir.Node, label: str) -> None:
             f"of {flat.size}; repair or retrain the model"
         )
     del array, flat, blocks
-    if isinstance(tensor, ir.ExternalTensor):  # mapped pages count as this process's memory until then
-        tensor.release()
+    release(tensor)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
@@ -33,3 +36,10 @@ def drop_initializer_inputs(model: ir.Model) -> list[str]:
         graph.inputs.clear()
         graph.inputs.extend(kept)
     return [name for name in names if name]
+
+
+def release(tensor: Any) -> None:
+    """Lets go of a weight that is mapped from a file: its pages count as this process's memory until then."""
+    if isinstance(tensor, ir.ExternalTensor):
+        with suppress(BufferError):  # somebody still looks at it
+            tensor.release()

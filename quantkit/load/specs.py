@@ -22,7 +22,8 @@ class TensorSpec:
     dtype: np.dtype
 
 
-def _spec(value: ir.Value) -> TensorSpec:
+def spec_of(value: ir.Value) -> TensorSpec:
+    """Name, shape (() where it is not known) and element type (float32 where it is not) of a value."""
     dims = () if value.shape is None else value.shape.dims
     shape = tuple(d if isinstance(d, int) else d.value for d in dims)
     dtype = np.dtype(np.float32) if value.dtype is None else np.dtype(value.dtype.numpy())
@@ -30,7 +31,7 @@ def _spec(value: ir.Value) -> TensorSpec:
 
 
 def _specs(values: Iterable[ir.Value]) -> list[TensorSpec]:
-    return [_spec(value) for value in values]
+    return [spec_of(value) for value in values]
 
 
 def input_specs(model: ir.Model) -> list[TensorSpec]:

@@ -11,10 +11,13 @@ import numpy as np
 
 from quantkit.errors import CalibrationError, DataError, ModelError
 from quantkit.load.specs import TensorSpec
+from quantkit.observe.streamed import StreamedSession, weight_bytes
 
 if TYPE_CHECKING:
     import onnx
 
+STREAM_BYTES = 1 << 30
+"""Weights above which a model in memory is run part by part, in bounded memory."""
 INLINE_BYTES = 1_900_000_000
 """Models up to this size go to onnxruntime in memory, larger ones through a folder: protobuf ends at 2 GiB."""
 _ERRORS_ONLY = 3
@@ -40,14 +43,21 @@ class FloatRunner:
             options.intra_op_num_threads = threads
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session: Any
+        self.inputs: list[TensorSpec]
+        self.outputs: list[TensorSpec]
+        if _is_large(model):
+            self._session = StreamedSession(model, options, _checked(model, expose))
+            self.inputs, self.outputs = self._session.inputs, self._session.outputs
+            return
         with tempfile.TemporaryDirectory(prefix="quantkit-model-") as folder:
             source = _source(model, Path(folder), expose)
             try:
                 self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # onnxruntime's exceptions share no base class but Exception
                 raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
-        self.inputs: list[TensorSpec] = [_spec(value) for value in self._session.get_inputs()]
-        self.outputs: list[TensorSpec] = [_spec(value) for value in self._session.get_outputs()]
+        self.inputs = [_spec(value) for value in self._session.get_inputs()]
+        self.outputs = [_spec(value) for value in self._session.get_outputs()]
 
     @property
     def output_names(self) -> list[str]:
@@ -61,6 +71,24 @@ class FloatRunner:
         except Exception as error:
             shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in feeds.items())
             raise DataError(f"onnxruntime cannot run the model on {shapes}: {_first_line(error)}") from error
+
+
+def _is_large(model: Any) -> bool:
+    import onnx_ir as ir
+
+    return isinstance(model, ir.Model) and weight_bytes(model) > STREAM_BYTES
+
+
+def _checked(model: Any, expose: Sequence[str]) -> Sequence[str]:
+    made = {value.name for node in model.graph for value in node.outputs}
+    for name in expose:
+        _require_made(name, name in made)
+    return expose
+
+
+def _require_made(name: str, is_made: bool) -> None:
+    if not is_made:
+        raise CalibrationError(f"tensor {name!r} is made by no node of the model, so it cannot be observed")
 
 
 def _spec(value: Any) -> TensorSpec:
@@ -120,6 +148,5 @@ def _add_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> None:
     for name in dict.fromkeys(names):
         if name in present:
             continue
-        if name not in made or name in given:
-            raise CalibrationError(f"tensor {name!r} is made by no node of the model, so it cannot be observed")
+        _require_made(name, name in made and name not in given)
         graph.output.append(onnx.ValueInfoProto(name=name))

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.quantize.layers import Layer
-from quantkit.quantize.qparams import QuantizedWeights, channel_rows, finish_weights
+from quantkit.quantize.qparams import QuantizedWeights, finish_weights
 from quantkit.types import BIAS_LIMIT
 
 
@@ -22,11 +22,13 @@ def without_mean_error(layer: Layer, weights: QuantizedWeights, means: np.ndarra
     means: float64 [C_in], of each input channel; spatial: size of the input, None if not known, for the share of zero
     padding in E x. Nagel et al., "Data-free quantization through weight equalization and bias correction" (ICCV 2019).
     """
-    rows = channel_rows(weights.values, layer.axis).astype(np.int8)
+    rows = np.moveaxis(weights.values, layer.axis, 0).reshape(layer.channels, -1)
     scale = weights.scale.astype(np.float64)
-    rest = layer.weights - rows * scale[:, None]
-    shift = np.einsum("gck,gk->gc", rest.reshape(layer.groups, -1, rest.shape[1]), _expected_row(layer, means, spatial))
-    bias = layer.bias + shift.reshape(-1)
+    expected, shift = _expected_row(layer, means, spatial), np.empty(layer.channels)
+    for place, exact in layer.row_blocks():
+        rest = exact - rows[place] * scale[place, None]
+        shift[place] = np.einsum("gck,gk->gc", rest.reshape(layer.groups, -1, layer.columns), expected).reshape(-1)
+    bias = layer.bias + shift
     fits = np.abs(bias) < (BIAS_LIMIT - 1) * x_scale * scale
     return finish_weights(rows, weights.scale, layer.shape, np.where(fits, bias, layer.bias), x_scale,
                           axis=layer.axis, name=layer.name)  # fmt: skip

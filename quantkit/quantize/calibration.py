@@ -13,6 +13,7 @@ import onnx_ir as ir
 from quantkit.errors import CalibrationError
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
+from quantkit.load.constants import release
 from quantkit.observe import (
     CalibrationTable,
     Dataset,
@@ -288,7 +289,10 @@ def all_weights(
             layer = layer_of(node, form)
             means = known.channels.means
             made = without_mean_error(layer, made, means, spatial_size(source, layer), x_scale)
+            del layer
         found[node] = made
+        del weights
+        release(node.inputs[1].const_value)  # type: ignore[union-attr]
     return found
 
 

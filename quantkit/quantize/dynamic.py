@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from quantkit.fuse.graph import constant, new_initializer, quantkit_name, replace_nodes
 from quantkit.fuse.opnames import CONVOLUTIONS, DOMAIN, OpName
+from quantkit.load.constants import release
 from quantkit.quantize.apply import finish_model
 from quantkit.quantize.qparams import WEIGHT_MAX, channel_rows, weight_scales
 from quantkit.types import Decision
@@ -60,8 +61,7 @@ def to_dynamic(model: ir.Model) -> list[Decision]:
         used = node.inputs[1].const_value  # type: ignore[union-attr]
         replace_nodes(graph, [node], new, node.outputs[0])
         del array
-        if isinstance(used, ir.ExternalTensor):  # mapped pages count as this process's memory until then
-            used.release()
+        release(used)
         decisions.append(Decision("convert", "quantized", node.name or "", f"weights s8 per channel -> {new.op_type}"))
     _spell_out_unweighted(model)
     finish_model(model)

@@ -5,7 +5,7 @@ A convolution, Gemm or MatMul is y = W x + b at every output position; a row is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from quantkit.fuse.expand import pre_activation_name
 from quantkit.fuse.graph import constant
 from quantkit.fuse.opnames import CONVOLUTIONS
-from quantkit.quantize.qparams import channel_rows
+from quantkit.quantize.qparams import BLOCK_VALUES, channel_rows
 from quantkit.quantize.support import StaticForm
 
 
@@ -24,13 +24,13 @@ from quantkit.quantize.support import StaticForm
 class Layer:
     """A weighted node of the fused model.
 
-    weights: float64 [C, K], one row an output channel; bias: float64 [C]. shape, axis: of the weights in the model.
+    read_weights: gives the weights as the model has them, float32; bias: float64 [C]. shape, axis: of the weights.
     source, residual: tensor names of x and of what is added; target: the FP32 tensor W x + b (+ residual).
     """
 
     name: str
     base: str
-    weights: np.ndarray
+    read_weights: Callable[[], np.ndarray]
     bias: np.ndarray
     shape: tuple[int, ...]
     axis: int
@@ -41,6 +41,29 @@ class Layer:
     attributes: Mapping[str, Any]
 
     @property
+    def weights(self) -> np.ndarray:
+        """float64 [C, K], one row an output channel. Made anew by every call: twice the size of the float32 weights."""
+        return channel_rows(self.read_weights(), self.axis)
+
+    def row_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """`weights` some channels at a time: (channels, their rows). Of several groups, all at once."""
+        step = max(1, BLOCK_VALUES // max(self.columns, 1)) if self.groups == 1 else self.channels
+        stored = self.read_weights()
+        for start in range(0, self.channels, step):
+            place = slice(start, start + step)
+            yield place, channel_rows(stored[(*[slice(None)] * self.axis, place)], self.axis)
+
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+        return self.shape[self.axis]
+
+    @property
+    def columns(self) -> int:
+        """Products in one sum: K."""
+        return prod(self.shape) // max(self.channels, 1)
+
+    @property
     def is_convolution(self) -> bool:
         """Channels on axis 1, weights [C, C_in / groups, *kernel]."""
         return self.base in CONVOLUTIONS
@@ -48,22 +71,23 @@ class Layer:
     @property
     def row_values(self) -> int:
         """Numbers in one input row: K for each group."""
-        return self.groups * self.weights.shape[1]
+        return self.groups * self.columns
 
 
 def layer_of(node: ir.Node, form: StaticForm) -> Layer:
     """The layer of a weighted node of a fused FP32 model."""
-    weights, bias = constant(node.inputs[1]), constant(node.inputs[2])
-    assert weights is not None
+    stored, bias = node.inputs[1], constant(node.inputs[2])
+    assert stored is not None
+    assert stored.const_value is not None
     assert bias is not None
     axis = 1 if form.name.base == "MatMul" else 0
     out = node.outputs[0].name or ""
     return Layer(
         name=node.name or "",
         base=form.name.base,
-        weights=channel_rows(weights, axis),
+        read_weights=stored.const_value.numpy,
         bias=bias.astype(np.float64).reshape(-1),
-        shape=weights.shape,
+        shape=tuple(stored.const_value.shape.numpy()),
         axis=axis,
         groups=int(form.attributes.get("group", 1)) if form.name.base in CONVOLUTIONS else 1,
         source=form.data[0].name or "",

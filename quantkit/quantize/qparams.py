@@ -10,6 +10,8 @@ from quantkit.errors import ModelError
 from quantkit.types import BIAS_LIMIT, QMAX, QMIN, WEIGHT_MAX, QuantParams, Range
 
 ACC_LIMIT = 1 << 31
+BLOCK_VALUES = 1 << 22
+"""Weights rounded together: 32 MiB in float64."""
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Scales stay normal float32 numbers: denormals lose digits, and some CPUs flush them to zero."""
 
@@ -49,7 +51,16 @@ def channel_rows(weights: np.ndarray, axis: int) -> np.ndarray:
 
 def weight_scales(rows: np.ndarray, *, per_channel: bool = True) -> np.ndarray:
     """absmax / 127 of each row as float32 [C]; dead channels (all zero) get 1; one scale for all if not per_channel."""
-    peak = np.abs(rows).max(axis=1, initial=0.0)
+    return scales_of_peaks(_peaks(rows), per_channel=per_channel)
+
+
+def _peaks(rows: np.ndarray) -> np.ndarray:
+    """The largest magnitude of each row, float64 [C]."""
+    return np.abs(rows).max(axis=1, initial=0.0)
+
+
+def scales_of_peaks(peak: np.ndarray, *, per_channel: bool = True) -> np.ndarray:
+    """peak / 127 as float32 [C]: see weight_scales."""
     if not per_channel:
         peak = np.full_like(peak, peak.max(initial=0.0))
     return np.where(peak > 0, np.maximum(peak / WEIGHT_MAX, SMALLEST_SCALE), 1.0).astype(np.float32)
@@ -70,9 +81,18 @@ def quantize_weights(weights: np.ndarray, bias: np.ndarray, x_scale: float, *, a
     w_q = clip(rne(w / s_w), -127, 127), b_q = rne(b / (x_scale s_w)) in float64.
     Raises ModelError where an accumulator could leave int32: |b_q| + 255 * sum|w_q| >= 2^31.
     """
-    rows = channel_rows(weights, axis)
-    scale = scale_for_bias(weight_scales(rows, per_channel=per_channel), bias, x_scale)
-    q = np.clip(np.rint(rows / scale[:, None].astype(np.float64)), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
+    channels = weights.shape[axis]
+    step = max(1, BLOCK_VALUES * channels // max(weights.size, 1))
+    blocks = [(start, (*[slice(None)] * axis, slice(start, start + step))) for start in range(0, channels, step)]
+    peak = [_peaks(channel_rows(weights[place], axis)) for _, place in blocks]
+    scale = scale_for_bias(
+        scales_of_peaks(np.concatenate([np.zeros(0), *peak]), per_channel=per_channel), bias, x_scale
+    )
+    q = np.empty((channels, weights.size // max(channels, 1)), np.int8)
+    for start, place in blocks:
+        rows = channel_rows(weights[place], axis)
+        rounded = np.rint(rows / scale[start : start + step, None].astype(np.float64))
+        q[start : start + step] = np.clip(rounded, -WEIGHT_MAX, WEIGHT_MAX)
     return finish_weights(q, scale, weights.shape, bias, x_scale, axis=axis, name=name)
 
 
@@ -80,7 +100,7 @@ def finish_weights(q: np.ndarray, scale: np.ndarray, shape: tuple[int, ...], bia
                    axis: int, name: str) -> QuantizedWeights:  # fmt: skip
     """Weights already rounded to s8 rows [C, K], put back into `shape`, with the int32 bias that belongs to them."""
     b_q = np.rint(bias.astype(np.float64) / (x_scale * scale.astype(np.float64)))
-    worst = np.abs(b_q) + QMAX * np.abs(q.astype(np.int64)).sum(axis=1)
+    worst = np.abs(b_q) + QMAX * np.abs(q, dtype=np.int16).sum(axis=1, dtype=np.int64)
     if worst.size and worst.max() >= ACC_LIMIT:
         channel = int(worst.argmax())
         raise ModelError(

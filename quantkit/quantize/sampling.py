@@ -21,7 +21,7 @@ TARGET_BYTES = 192 << 20
 
 def rows_wanted(layer: Layer) -> int:
     """How many rows a layer is fitted on."""
-    return min(ROWS_MOST, max(ROWS_LEAST, ROWS_PER_COLUMN * layer.weights.shape[1]))
+    return min(ROWS_MOST, max(ROWS_LEAST, ROWS_PER_COLUMN * layer.columns))
 
 
 def chunks(layers: Sequence[Layer]) -> list[list[Layer]]:
@@ -29,7 +29,7 @@ def chunks(layers: Sequence[Layer]) -> list[list[Layer]]:
     found: list[list[Layer]] = [[]]
     used = 0
     for layer in layers:
-        size = 4 * rows_wanted(layer) * layer.weights.shape[0]
+        size = 4 * rows_wanted(layer) * layer.channels
         if found[-1] and used + size > TARGET_BYTES:
             found.append([])
             used = 0

@@ -55,11 +55,12 @@ def rounded(layer: Layer, x: np.ndarray, t: np.ndarray, x_scale: float,
 
     x: float32 [G, R, K]; t: float32 [R, C].
     """
-    channels, columns = layer.weights.shape
-    scale = scale_for_bias(weight_scales(layer.weights, per_channel=per_channel), layer.bias, x_scale)
+    rows = layer.weights
+    channels, columns = rows.shape
+    scale = scale_for_bias(weight_scales(rows, per_channel=per_channel), layer.bias, x_scale)
     grouped = (layer.groups, channels // layer.groups)
     step = scale.astype(np.float64).reshape(grouped)
-    w = layer.weights.reshape(*grouped, columns)
+    w = rows.reshape(*grouped, columns)
     nearest = np.clip(np.rint(w / step[..., None]), -WEIGHT_MAX, WEIGHT_MAX)
     q = np.concatenate(
         [

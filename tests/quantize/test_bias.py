@@ -22,8 +22,8 @@ def layer(base: str = "Conv", groups: int = 1, seed: int = 0) -> Layer:
     """A convolution or MatMul of 4 input and 6 output channels, weights and bias seeded normals."""
     rng = np.random.default_rng(seed)
     shape = (6, 4 // groups, 3, 3) if base == "Conv" else (4, 6)
-    weights = rng.normal(size=(6, int(np.prod(shape)) // 6))
-    return Layer("n", base, weights, rng.normal(size=6), shape, int(base == "MatMul"), groups, "x", None, "y",
+    weights = rng.normal(size=shape)
+    return Layer("n", base, lambda: weights, rng.normal(size=6), shape, int(base == "MatMul"), groups, "x", None, "y",
                  {**GEOMETRY, "group": groups})  # fmt: skip
 
 

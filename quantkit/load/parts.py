@@ -1,0 +1,60 @@
+"""Parts of a graph as models of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+
+def submodel(model: ir.Model, nodes: Sequence[ir.Node], inputs: Iterable[ir.Value], outputs: Iterable[ir.Value]
+             ) -> ir.Model:  # fmt: skip
+    """A model of some nodes alone, in graph order, initializers shared, functions attached.
+
+    inputs: values from outside that nodes read; those that only their subgraphs read are found here.
+    """
+    values: dict[ir.Value, ir.Value] = {}
+
+    def mapped(value: ir.Value | None) -> ir.Value | None:
+        if value is None:
+            return None
+        if value not in values:
+            values[value] = ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=value.const_value)
+        return values[value]
+
+    inside = set(nodes)
+    outer = [v for node in nodes for v in captured(node) if v.producer() not in inside]
+    given = dict.fromkeys([*inputs, *(v for v in outer if v.const_value is None)])
+    copies = [_copied(node, mapped) for node in nodes]
+    constants = {v for node in nodes for v in node.inputs if v is not None and v.const_value is not None}
+    constants |= {v for v in outer if v.const_value is not None}
+    graph = ir.Graph(
+        [mapped(v) for v in given], [mapped(v) for v in outputs], nodes=copies,  # type: ignore[misc]
+        initializers=[mapped(v) for v in constants], opset_imports=dict(model.opset_imports), name="step",  # type: ignore[misc]
+    )  # fmt: skip
+    used = {node.op_identifier() for node in copies}
+    functions = [f for key, f in model.functions.items() if key in used]
+    return ir.Model(graph, ir_version=model.ir_version, functions=functions)
+
+
+def captured(node: ir.Node) -> list[ir.Value]:
+    """Values of the outer graph that the node's subgraphs (If, Loop, Scan) use."""
+    found = []
+    for attribute in node.attributes.values():
+        graphs = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else []
+        for graph in graphs:
+            local = {out for n in graph.all_nodes() for out in n.outputs} | set(graph.inputs)
+            local |= set(graph.initializers.values())
+            found += [v for n in graph.all_nodes() for v in n.inputs if v is not None and v not in local]
+    return found
+
+
+def _copied(node: ir.Node, mapped: Callable[[ir.Value | None], Any]) -> ir.Node:
+    outputs = [mapped(out) for out in node.outputs]
+    for out in outputs:
+        out.const_value = None
+    return ir.Node(
+        node.domain, node.op_type, [mapped(v) for v in node.inputs], list(node.attributes.values()),
+        overload=node.overload, outputs=outputs, name=node.name,
+    )  # fmt: skip
