@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.execute.float_steps import submodel
 from quantkit.execute.session import Session
 from quantkit.fuse.expand import expand
+from quantkit.load.parts import submodel
 from quantkit.lower.regions import borders
 from quantkit.observe import FloatRunner
 
@@ -70,7 +70,7 @@ def _float_seconds(fused: ir.Model, regions: list[frozenset[str]], feeds: Mappin
         values.update(zip(wanted, runner.run(feeds, wanted), strict=True))
     found = []
     for step in steps:
-        runner = FloatRunner(expand(submodel(fused, step)), 1)
+        runner = FloatRunner(expand(submodel(fused, step.nodes, step.inputs, step.outputs)), 1)
         inputs = {v.name or "": values[v.name or ""] for v in step.inputs}
         best = float("inf")
         for _ in range(ROUNDS):
