@@ -128,6 +128,10 @@ V_INLINE vi v_set_i16(int16_t x) {
 V_INLINE vi v_set_u8(uint8_t x) {
     return _mm256_set1_epi8((char)x);
 }
+V_INLINE void v_store_halves(uint8_t *low, uint8_t *high, vi x) {
+    _mm_storeu_si128((__m128i *)low, _mm256_castsi256_si128(x));
+    _mm_storeu_si128((__m128i *)high, _mm256_extracti128_si256(x, 1));
+}
 V_INLINE vi v_load_bytes(const uint8_t *p, int64_t left) {
     if (left >= 4 * LANES)
         return v_load(p);

@@ -236,6 +236,7 @@ KINDS = {
     "dense, enough pixels for Winograd": replace(DENSE, size=(16, 17), in_c=33, out_c=36),
     "depthwise": DEPTHWISE,
     "wide depthwise": WIDE_DEPTHWISE,
+    "depthwise 5x5": replace(DEPTHWISE, kernel=(5, 5), pads=(2, 2, 2, 2)),
     "grouped": GROUPED,
     "1x1": Geometry(in_c=100, out_c=100),
     "1x1, enough pixels for Strassen": Geometry(size=(6, 7), in_c=100, out_c=112),
