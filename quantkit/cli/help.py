@@ -9,9 +9,9 @@ import click
 HELP = "help"
 SECTIONS = {
     "Samples": ("data", "synthetic", "labels", "preprocess", "samples", "batch_size", "seed", "strict"),
-    "Quantization": ("method", "effort", "keep_fp32", "reference", "table_in", "table_out", "partial"),
+    "Quantization": ("method", "effort", "keep_fp32", "keep_int8", "reference", "table_in", "table_out", "partial"),
     "Accuracy goal": ("max_drop", "min_agreement", "min_sqnr", "time_budget"),
-    "Measuring": ("seconds", "batch", "shapes", "against", "streams", "per_layer"),
+    "Measuring": ("seconds", "batch", "batches", "shapes", "against", "streams", "per_layer"),
     "Output": ("output", "format_", "report", "json_path", "trace", "force"),
     "Machine": ("threads", "isa"),
     "Messages": ("log_json", "quiet", "verbose", HELP),
@@ -39,7 +39,7 @@ EXAMPLES = {
     ],
     "bench": [
         "quantkit bench model.onnx model.int8.onnx --against onnxruntime",
-        "quantkit bench model.int8.onnx --streams 1,2,4 --batch 8",
+        "quantkit bench model.int8.onnx --streams 1,2,4 --batches 1,8",
         "quantkit bench model.int8.onnx --per-layer --trace trace.json",
     ],
     "inspect": ["quantkit inspect model.int8.onnx", "quantkit inspect model.int8.onnx --isa avx2 --json nodes.json"],

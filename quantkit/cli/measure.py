@@ -130,6 +130,7 @@ def report_writer(path: Path) -> Callable[[Comparison, str, str], str]:
 @click.option(
     "--streams", metavar="N,N,...", default="", help="Also measure the throughput of so many callers at once."
 )
+@click.option("--batches", metavar="N,N,...", default="", help="Also measure the throughput with such batches.")
 @click.option(
     "--trace",
     type=FILE,
@@ -153,7 +154,8 @@ def bench(models: tuple[Path, ...], against: str, json_path: Path | None, force:
     for path in filter(None, (json_path, trace)):
         check_output(path, inputs=models, force=force)
     options["shapes"] = parse_shapes(options["shapes"])
-    options["streams"] = parse_counts(options["streams"])
+    for name in ("streams", "batches"):
+        options[name] = parse_counts(name, options[name])
     shown, options["per_layer"] = options["per_layer"], bool(options["per_layer"] or trace)
     options["peak"] = peak_model() if shown else None
     result = bench_models(
@@ -176,11 +178,11 @@ def parse_runtimes(text: str) -> tuple[str, ...]:
     return names
 
 
-def parse_counts(text: str) -> tuple[int, ...]:
+def parse_counts(option: str, text: str) -> tuple[int, ...]:
     """`"1,2,4"` -> numbers of at least 1. Raises UsageError for anything else."""
     items = [item.strip() for item in text.split(",") if item.strip()]
     if not all(item.isdigit() and int(item) >= 1 for item in items):
-        raise UsageError(f"--streams {text}: write numbers of at least 1, such as 1,2,4")
+        raise UsageError(f"--{option} {text}: write numbers of at least 1, such as 1,2,4")
     return tuple(int(item) for item in items)
 
 

@@ -22,12 +22,14 @@ def interleave(
     max_rounds: int = 1000,
     shortest: float = SHORTEST_SECONDS,
     clock: Clock = time.perf_counter,
+    tick: Callable[[float], None] | None = None,
 ) -> np.ndarray:
     """Time `candidates` for about `seconds` in all, and at least `min_rounds` rounds.
 
     Returns float64 [rounds, candidates], seconds a run. Each round starts with another candidate, so none always
     runs after the same one. Two unmeasured runs of each come first. shortest: a candidate that takes less time is
     repeated inside a measurement until it does; 0: never, so that every single run shows (latency).
+    tick: called between rounds with the seconds spent.
     """
     repeats = [_repeats(candidate, clock, shortest) for candidate in candidates]
     started = clock()
@@ -38,6 +40,8 @@ def interleave(
             i = (step + len(rounds)) % len(candidates)
             times[i] = _timed(candidates[i], repeats[i], clock)
         rounds.append(times)
+        if tick is not None:
+            tick(clock() - started)
     return np.array(rounds, np.float64)
 
 

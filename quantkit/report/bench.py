@@ -19,6 +19,7 @@ from quantkit.report import text
 from quantkit.report.machine import describe_machine
 from quantkit.report.runtimes import RUNTIMES, Run
 from quantkit.report.samples import session_inputs
+from quantkit.report.speed import batch_size
 from quantkit.report.statistics import latency_percentiles
 from quantkit.report.streams import stream_throughput
 
@@ -52,12 +53,10 @@ class Bench:
         return {key: value for key, value in vars(self).items() if value is not None}
 
     def to_text(self) -> str:
-        """Ratios of the first entry to the others (JSON has all pairs), times, layers, the machine."""
+        """Ratios of the last model in quantkit to the others (JSON has all pairs), times, layers, the machine."""
         parts = []
         if self.ratios:
-            first = self.ratios[0]["a"]
-            rows = [[text.times(r["median"]), r["a"], r["b"]] for r in self.ratios if r["a"] == first]
-            parts.append(text.table(["speed", "of", "compared with"], rows))
+            parts.append(text.table(["speed", "of", "compared with"], self._ratio_rows()))
         rows = [
             [r["model"], r["runtime"], *(f"{r[key]:.3f}" for key in TIMES), f"{r['samples_per_s']:.1f}"]
             for r in self.results
@@ -65,14 +64,17 @@ class Bench:
         parts.append(text.table(["model", "runtime", "median ms", "min ms", "90 %", "99 %", "samples/s"], rows))
         if self.streams:
             rows = [
-                [s["model"], str(s["streams"]), str(s["threads_each"]), f"{s['samples_per_s']:.1f}",
+                [s["model"], str(s["streams"]), str(s["threads_each"]), str(s["batch"]), f"{s['samples_per_s']:.1f}",
                  f"{s['median_ms']:.3f}"]
                 for s in self.streams
             ]  # fmt: skip
-            parts.append(text.table(["model", "streams", "threads each", "samples/s", "median ms"], rows))
-        if self.layers:
-            headers = ["layer", "op", "kernel", "us", "GMAC/s", "of peak"]
-            parts.append(text.table(headers, [_layer_row(entry) for entry in self.layers]))
+            parts.append(text.table(["model", "streams", "threads each", "batch", "samples/s", "median ms"], rows))
+        for model in dict.fromkeys(entry["model"] for entry in self.layers or ()):
+            entries = [entry for entry in self.layers or () if entry["model"] == model]
+            total = sum(entry["us"] for entry in entries)
+            headers = [f"layer of {model}", "op", "kernel", "us", "of all", "GMAC/s", "of peak"]
+            rows = [_layer_row(entry, total) for entry in entries]
+            parts.append(text.table(headers, [*rows, ["all", "", "", f"{total:.1f}", "100 %", "", ""]]))
         if self.peak_gmacs_per_s:
             parts.append(f"peak: {self.peak_gmacs_per_s:.0f} GMAC/s, what the engine reaches on a 1x1 conv")
         where = f"{self.machine['cpu']}, {self.isa}, {self.threads} threads, batch {self.batch}, {self.rounds} rounds"
@@ -81,14 +83,28 @@ class Bench:
             parts.append(f"{self.isa} is what {OWN} uses; the other runtimes choose instructions of their own.")
         return "\n\n".join(parts)
 
+    def _ratio_rows(self) -> list[list[str]]:
+        """[how many times faster, the last model in quantkit, another], for every other."""
+        newest = next(r for r in reversed(self.results) if r["runtime"] == OWN)
+        subject = _label(newest["model"], OWN)
+        faster = {r["b"]: r["median"] for r in self.ratios if r["a"] == subject}
+        faster |= {r["a"]: 1 / r["median"] for r in self.ratios if r["b"] == subject}
+        others = [label for r in self.results if (label := _label(r["model"], r["runtime"])) != subject]
+        return [[text.times(faster[other]), subject, other] for other in others]
 
-def _layer_row(entry: dict[str, Any]) -> list[str]:
+
+def _label(model: str, runtime: str) -> str:
+    return f"{model} in {runtime}"
+
+
+def _layer_row(entry: dict[str, Any], total: float) -> list[str]:
     speed = entry["gmacs_per_s"]
     return [
         entry["name"],
         entry["op"],
         entry["kernel"] or text.MISSING,
         f"{entry['us']:.1f}",
+        f"{100 * entry['us'] / total:.1f} %" if total else text.MISSING,
         text.MISSING if speed is None else f"{speed:.1f}",
         text.MISSING if entry["share_of_peak"] is None else f"{100 * entry['share_of_peak']:.0f} %",
     ]
@@ -99,6 +115,7 @@ def bench(
     *,
     against: Sequence[str] = (),
     batch: int = 1,
+    batches: Sequence[int] = (),
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     seconds: float = 10.0,
     per_layer: bool = False,
@@ -111,8 +128,8 @@ def bench(
 ) -> Bench:
     """Time every model in quantkit and in each runtime of `against`, on seeded random input.
 
-    streams: also measure the throughput of so many callers at once. peak: a model and its feeds that show the most
-    that the engine can do, for the share of it that each layer reaches.
+    streams, batches: also measure the throughput of so many callers at once, with such batches.
+    peak: a model and its feeds that show the most that the engine can do, for the share of it that each layer reaches.
     shapes: input name -> full shape, for dynamic dimensions other than the batch. A runtime that refuses a model is
     left out with a warning. Raises UsageError if a shape is not known or a runtime is not installed.
     """
@@ -125,34 +142,63 @@ def bench(
             progress("prepare", len(sessions), len(models))
         session = Session(model, threads=threads, isa=isa)
         feeds = random_feeds(session_inputs(session), batch, shapes or {}, _image_size(session))
+        rows = batch_size(feeds)
+        if batch not in (1, rows):
+            raise UsageError(f"--batch {batch}: {name} takes {rows} samples a run, no other number; leave out --batch")
         sessions.append((session, feeds))
         runs.append((name, OWN, _bound(session.run, None, feeds)))
         for runtime in against:
             run = _prepared(runtime, model, threads, warn)
             if run is not None:
                 runs.append((name, runtime, _bound(run, feeds)))
-    if progress:
-        progress("measure", 0, None)
-    times = interleave([run for _, _, run in runs], seconds=seconds)
+    times = interleave([run for _, _, run in runs], seconds=seconds, tick=_ticker("measure", seconds, progress))
     isa_name = sessions[0][0].isa
     most = _peak(*peak, threads, isa) if peak and per_layer else None
-    several = [
-        {"model": name, **stream_throughput(model, feeds, batch, count, threads, STREAM_SECONDS, isa)}
-        for model, name, (_, feeds) in zip(models, names, sessions, strict=True)
-        for count in streams
-    ]
+    several = []
+    if streams or batches:
+        several = _throughputs(models, names, sessions, streams or (1,), batches, shapes or {}, threads, isa, progress)
     return Bench(
         machine=describe_machine(isa_name, threads),
         isa=isa_name,
         threads=threads,
-        batch=batch,
+        batch=rows,
         rounds=len(times),
-        results=[_result(m, r, times[:, i], batch) for i, (m, r, _) in enumerate(runs)],
-        ratios=_ratios([f"{model} in {runtime}" for model, runtime, _ in runs], times),
+        results=[_result(m, r, times[:, i], rows) for i, (m, r, _) in enumerate(runs)],
+        ratios=_ratios([_label(model, runtime) for model, runtime, _ in runs], times),
         layers=_layers(names, sessions, most) if per_layer else None,
         streams=several or None,
         peak_gmacs_per_s=most,
     )
+
+
+def _ticker(phase: str, seconds: float, progress: Progress | None) -> Callable[[float], None] | None:
+    """Turns seconds spent into progress, counted in whole seconds."""
+    if progress is None or seconds < 1:
+        return None
+    return lambda spent: progress(phase, min(int(spent), round(seconds)), round(seconds))
+
+
+def _throughputs(
+    models: Sequence[Path], names: Sequence[str], sessions: Sequence[tuple[Session, dict[str, np.ndarray]]],
+    streams: Sequence[int], batches: Sequence[int], shapes: Mapping[str, tuple[int, ...]], threads: int,
+    isa: str | None, progress: Progress | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Samples a second of every model, by number of streams and batch; no batches: that of the sessions' feeds."""
+    entries: list[dict[str, Any]] = []
+    count = len(models) * len(streams) * max(1, len(batches))
+    for model, name, (session, first) in zip(models, names, sessions, strict=True):
+        for batch in batches or (batch_size(first),):
+            feeds = first
+            if batches:
+                feeds = random_feeds(session_inputs(session), batch, shapes, _image_size(session))
+            if batch_size(feeds) != batch:
+                raise UsageError(f"--batches {batch}: {name} takes {batch_size(feeds)} samples a run, no other number")
+            for callers in streams:
+                if progress:
+                    progress("streams", len(entries), count)
+                found = stream_throughput(model, feeds, batch, callers, threads, STREAM_SECONDS, isa)
+                entries.append({"model": name, **found})
+    return entries
 
 
 def _peak(model: Any, feeds: dict[str, np.ndarray], threads: int, isa: str | None) -> float:

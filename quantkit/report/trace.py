@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+THREAD = 1
+
 
 def chrome_trace(layers: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]) -> dict[str, Any]:
     """The layers of `bench` in the Trace Event Format (JSON object form), one process a model, times in microseconds.
@@ -19,8 +21,9 @@ def chrome_trace(layers: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]
         model = layer["model"]
         if model not in processes:
             processes[model] = len(processes) + 1
-            name = {"name": "process_name", "ph": "M", "pid": processes[model], "args": {"name": model}}
-            events.append(name)
+            place = {"ph": "M", "pid": processes[model], "tid": THREAD}
+            events.append({"name": "process_name", **place, "args": {"name": model}})
+            events.append({"name": "thread_name", **place, "args": {"name": "layers, one after the other"}})
         start = ends.get(model, 0.0)
         ends[model] = start + layer["us"]
         arguments = {key: layer[key] for key in ("op", "kernel", "gmacs_per_s") if layer[key] is not None}
@@ -32,7 +35,7 @@ def chrome_trace(layers: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]
                 "ts": start,
                 "dur": layer["us"],
                 "pid": processes[model],
-                "tid": 1,
+                "tid": THREAD,
                 "args": arguments,
             }
         )

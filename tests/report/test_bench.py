@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from itertools import pairwise
 
 import numpy as np
+import onnx
 import pytest
 
 from quantkit.errors import UsageError
@@ -13,6 +16,7 @@ from quantkit.report import runtimes
 from quantkit.report.bench import bench, random_feeds
 from quantkit.report.streams import run_together
 from quantkit.report.trace import chrome_trace
+from tests.graphs import model
 
 IMAGE = TensorSpec("x", ("N", 3, "H", "W"), np.dtype(np.float32))
 TOKENS = TensorSpec("ids", (2, 16), np.dtype(np.int64))
@@ -62,7 +66,7 @@ def test_times_are_medians_and_minima_and_throughput_counts_the_batch(measured):
 
 
 def test_a_runtime_that_cannot_run_a_model_is_left_out_with_a_warning(digits, monkeypatch):
-    def refuse(model, threads):
+    def refuse(path, threads):
         raise RuntimeError("no kernel\nfor this op")
 
     monkeypatch.setitem(runtimes.RUNTIMES, "openvino", refuse)
@@ -100,6 +104,33 @@ def test_several_streams_share_the_threads(digits):
     assert "streams" in result.to_text()
 
 
+def test_throughput_is_measured_by_streams_and_batch(digits, monkeypatch):
+    monkeypatch.setattr("quantkit.report.bench.STREAM_SECONDS", 0.0)
+    result = bench([digits.int8], seconds=0.0, threads=2, streams=(1, 2), batches=(1, 4))
+    assert [(entry["streams"], entry["batch"]) for entry in result.streams] == [(1, 1), (2, 1), (1, 4), (2, 4)]
+    (alone,) = bench([digits.int8], seconds=0.0, threads=1, batches=(3,)).streams
+    assert (alone["streams"], alone["batch"]) == (1, 3)
+
+
+def test_a_model_of_fixed_batch_counts_that_batch_and_refuses_others(tmp_path):
+    fixed = tmp_path / "fixed.onnx"
+    onnx.save(model("y = Relu(x)", {}, inputs="float[4,3,8,8] x", outputs="float[4,3,8,8] y"), fixed)
+    result = bench([fixed], seconds=0.0, threads=1)
+    (entry,) = result.results
+    assert result.batch == 4
+    assert entry["samples_per_s"] == pytest.approx(4000 / entry["median_ms"])
+    with pytest.raises(UsageError, match=r"--batch 8: fixed\.onnx takes 4 samples a run"):
+        bench([fixed], batch=8, seconds=0.0, threads=1)
+    with pytest.raises(UsageError, match=r"--batches 2: fixed\.onnx takes 4"):
+        bench([fixed], batches=(2,), seconds=0.0, threads=1)
+
+
+def test_the_text_says_how_much_faster_the_last_model_is(measured):
+    lines = measured.to_text().splitlines()[2:5]
+    assert [line.split()[0] for line in lines] == ["0.33x", "0.67x", "1.33x"]
+    assert all("x  digits_cnn.onnx in quantkit  digits" in line for line in lines)
+
+
 def test_an_error_in_one_stream_ends_all_of_them():
     def fail():
         raise UsageError("no")
@@ -124,12 +155,42 @@ def test_percentiles_are_beside_the_median(digits):
     assert entry["p50_ms"] == entry["median_ms"]
 
 
-def test_a_trace_holds_every_layer_one_after_the_other():
-    layers = [
-        {"model": "m", "name": name, "op": "QConv", "kernel": "k", "us": us, "gmacs_per_s": None}
-        for name, us in (("a", 2.0), ("b", 3.0))
-    ]
-    trace = chrome_trace(layers, {"cpu": "x"})
-    complete = [event for event in trace["traceEvents"] if event["ph"] == "X"]
-    assert [(event["name"], event["ts"], event["dur"]) for event in complete] == [("a", 0.0, 2.0), ("b", 2.0, 3.0)]
-    assert [event["args"] for event in trace["traceEvents"] if event["ph"] == "M"] == [{"name": "m"}]
+@pytest.fixture(scope="module")
+def trace(digits):
+    result = bench([digits.int8, digits.fp32], seconds=0.0, threads=1, per_layer=True)
+    return json.loads(json.dumps(chrome_trace(result.layers, result.machine), allow_nan=False)), result.layers
+
+
+METADATA = {"process_name": "name", "thread_name": "name"}
+
+
+def test_a_trace_keeps_to_the_trace_event_format(trace):
+    """Rules of "Trace Event Format" (the Chromium project): JSON object form, complete and metadata events."""
+    document, _ = trace
+    assert document["displayTimeUnit"] in ("ms", "ns")
+    assert isinstance(document["otherData"], dict)
+    for event in document["traceEvents"]:
+        assert event["ph"] in ("X", "M")
+        assert isinstance(event["name"], str)
+        assert event["name"]
+        assert isinstance(event["pid"], int)
+        assert isinstance(event["tid"], int)
+        assert isinstance(event["args"], dict)
+        if event["ph"] == "M":
+            assert isinstance(event["args"][METADATA[event["name"]]], str)
+        else:
+            assert isinstance(event["cat"], str)
+            assert event["ts"] >= 0
+            assert event["dur"] >= 0
+
+
+def test_a_trace_holds_every_layer_one_after_the_other_in_a_named_process_a_model(trace):
+    document, layers = trace
+    complete = [event for event in document["traceEvents"] if event["ph"] == "X"]
+    assert [(event["name"], event["dur"]) for event in complete] == [(layer["name"], layer["us"]) for layer in layers]
+    for before, after in pairwise(complete):
+        same = before["pid"] == after["pid"]
+        assert after["ts"] == pytest.approx(before["ts"] + before["dur"] if same else 0)
+    names = {e["pid"]: e["args"]["name"] for e in document["traceEvents"] if e["name"] == "process_name"}
+    assert list(names.values()) == ["digits_cnn.int8.onnx", "digits_cnn.onnx"]
+    assert {event["pid"] for event in complete} == set(names)
