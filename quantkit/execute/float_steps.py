@@ -11,6 +11,7 @@ import onnx_ir as ir
 from quantkit.errors import DataError, ModelError, first_line
 from quantkit.load.parts import submodel
 from quantkit.lower.regions import Step
+from quantkit.observe.runner import described
 
 EXTERNAL_DATA_LIMIT = 1 << 30
 """Bytes of weights above which a step's model goes to onnxruntime through a file instead of protobuf's 2 GB."""
@@ -55,8 +56,7 @@ class FloatStep:
         try:
             found = self._session.run(self._outputs, feeds)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            shapes = ", ".join(f"{name} {a.dtype} {list(a.shape)}" for name, a in feeds.items() if hasattr(a, "shape"))
-            raise DataError(f"onnxruntime cannot run the model on {shapes}: {first_line(error)}") from error
+            raise DataError(f"onnxruntime cannot run the model on {described(feeds)}: {first_line(error)}") from error
         values.update(zip(self._outputs, found, strict=True))
         if nanoseconds is not None:
             nanoseconds[f"{self.PROFILE_NAME} {self.step.nodes[0].name}"] = time.perf_counter_ns() - start

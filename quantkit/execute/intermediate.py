@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from quantkit.fold.cleanup import remove_unused_nodes
 from quantkit.fuse.graph import quantkit_name
 
 
@@ -20,10 +21,15 @@ def quantization_pair(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
     return None
 
 
+def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """`model` itself where `names` are among its outputs, else `expose`."""
+    return model if set(names) <= {value.name for value in model.graph.outputs} else expose(model, names)
+
+
 def expose(model: ir.Model, names: Sequence[str]) -> ir.Model:
     """A copy of `model` whose graph outputs are the tensors `names`; u8 ones are dequantized under the same name.
 
-    Names that the model does not have are left out.
+    Names that the model does not have are left out, and so are the nodes that none of the others needs.
     """
     copy = model.clone()
     graph = copy.graph
@@ -43,4 +49,5 @@ def expose(model: ir.Model, names: Sequence[str]) -> ir.Model:
             value = out
         outputs.append(value)
     graph.outputs[:] = outputs
+    remove_unused_nodes(graph)
     return copy

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.session import Session
 from quantkit.execute.verify import worst_db
 from quantkit.quantize.select import Selection
@@ -44,7 +45,7 @@ def judge(samples: Sequence[Mapping[str, object]], reference: Sequence[Mapping[s
     """judge(model): (dB of its worst output, dB of the worst group of slices of one), over all samples."""
 
     def measure(model: ir.Model) -> tuple[float, float]:
-        session = Session(model, threads)
+        session = Session(with_outputs(model, list(reference[0])), threads)
         whole, sliced = float("inf"), float("inf")
         for feeds, wanted in zip(samples, reference, strict=True):
             got = dict(zip(wanted, session.run(list(wanted), feeds), strict=True))

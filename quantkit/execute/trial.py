@@ -16,11 +16,13 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.execute.gain import fastest_part
+from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.repair import judge, repair
 from quantkit.execute.session import Session
 from quantkit.execute.verify import complaint
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
+from quantkit.fuse.judged import judged_tensors
 from quantkit.load import input_specs
 from quantkit.observe import FloatRunner, load_preprocess
 from quantkit.observe.peek import peek
@@ -43,7 +45,8 @@ LARGEST_VALUE = 1e30
 
 @dataclass
 class Trial:
-    """keep: node name -> reason why it stays in FP32. reference: the FP32 outputs of each of `samples`, by name.
+    """keep: node name -> reason why it stays in FP32. reference: what FP32 makes of each of `samples`, by the names of
+    quantkit.fuse.judged.judged_tensors.
 
     timing: what was measured, in words. unfolded: FP32 it is, and the graph before folding is the faster one.
     """
@@ -94,7 +97,7 @@ def wreck(model: ir.Model, trial: Trial, threads: int | None = None) -> str:
 def _problem_of(made: Callable[[], ir.Model], trial: Trial, threads: int | None) -> str:
     """What is wrong with a model that is made now and run on all samples of the trial; empty if nothing."""
     try:
-        session = Session(made(), threads)
+        session = Session(with_outputs(made(), list(trial.reference[0])), threads)
         for feeds, wanted in zip(trial.samples, trial.reference, strict=True):
             found = session.run(list(wanted), feeds)
             problem = complaint(wanted, dict(zip(wanted, found, strict=True)))
@@ -115,7 +118,7 @@ class _Search:
         self.fused, self.selection, self.config, self.threads = fused, selection, config, threads
         self.original = original
         self.result = Trial({}, samples)
-        self.outputs = [value.name or "" for value in fused.graph.outputs]
+        self.judged = judged_tensors(fused.graph)
         self.trials, self.deadline = 0, time.monotonic() + SECONDS_MOST
         self.ranges: dict[str, Range] = {}
         self.not_finite: set[str] = set()
@@ -147,17 +150,17 @@ class _Search:
         return result
 
     def _observe(self) -> None:
-        """Ranges of the selection's tensors over the samples, and the outputs of each."""
+        """Ranges of the selection's tensors over the samples, and what each of these is judged by."""
         inputs = {value.name for value in self.fused.graph.inputs}
         constants = {v.name: constant(v) for v in self.fused.graph.initializers.values()}
         computed = [n for n in self.selection.tensors if n not in inputs and n not in constants]
-        runner = FloatRunner(expand(self.fused), self.threads, expose=computed, spin=False)
-        names = list(dict.fromkeys([*self.outputs, *computed]))
+        names = list(dict.fromkeys([*self.judged, *computed]))
+        runner = FloatRunner(expand(self.fused), self.threads, expose=names, spin=False)
         for feeds in self.result.samples:
             values = dict(zip(names, runner.run(feeds, names), strict=True))
             for name in self.selection.tensors:
                 self._note_range(name, feeds.get(name, values.get(name, constants.get(name))))
-            self.result.reference.append({name: values[name] for name in self.outputs})
+            self.result.reference.append({name: values[name] for name in self.judged})
 
     def _note_range(self, name: str, array: np.ndarray | None) -> None:
         if array is None or array.size == 0:

@@ -4,7 +4,33 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from quantkit.load.parts import captured
 from quantkit.types import Decision
+
+
+def remove_unused_nodes(graph: ir.Graph) -> int:
+    """Remove the nodes that lead to no graph output; returns how many. The body of one that goes uses nothing more."""
+    needed = set(graph.outputs)
+    unused = []
+    for node in reversed(list(graph)):
+        if needed.isdisjoint(node.outputs):
+            unused.append(node)
+        else:
+            needed.update(value for value in (*node.inputs, *captured(node)) if value is not None)
+    for node in unused:
+        for value in captured(node):
+            _forget(value, node)
+        graph.remove(node, safe=True)
+    return len(unused)
+
+
+def _forget(value: ir.Value, owner: ir.Node) -> None:
+    """Takes a value out of the inputs of the nodes in the bodies of `owner`."""
+    for body in (a.as_graph() for a in owner.attributes.values() if a.type == ir.AttributeType.GRAPH):
+        for node in body.all_nodes():
+            for index, given in enumerate(node.inputs):
+                if given is value:
+                    node.replace_input_with(index, None)
 
 
 def remove_unused(model: ir.Model) -> list[Decision]:
@@ -13,11 +39,7 @@ def remove_unused(model: ir.Model) -> list[Decision]:
     Reports the nodes in one Decision: they are the remains of what other passes did, or dead in the file.
     """
     graph = model.graph
-    removed = 0
-    for node in reversed(list(graph)):
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
-            graph.remove(node, safe=True)
-            removed += 1
+    removed = remove_unused_nodes(graph)
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
             del graph.initializers[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ STREAM_BYTES = 1 << 30
 """Weights above which a model in memory is run part by part, in bounded memory."""
 INLINE_BYTES = 1_900_000_000
 """Models up to this size go to onnxruntime in memory, larger ones through a folder: protobuf ends at 2 GiB."""
+NAMED = 4
+"""Inputs that an error message describes."""
 _ERRORS_ONLY = 3
 
 
@@ -69,8 +72,14 @@ class FloatRunner:
         try:
             return self._session.run(None if names is None else list(names), dict(feeds))
         except Exception as error:
-            shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in feeds.items())
-            raise DataError(f"onnxruntime cannot run the model on {shapes}: {_first_line(error)}") from error
+            raise DataError(f"onnxruntime cannot run the model on {described(feeds)}: {_first_line(error)}") from error
+
+
+def described(feeds: Mapping[str, np.ndarray]) -> str:
+    """Names, dtypes and shapes of the first inputs, for an error message."""
+    arrays = {name: array for name, array in feeds.items() if hasattr(array, "shape")}
+    shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in islice(arrays.items(), NAMED))
+    return shapes + (f" and {len(feeds) - NAMED} more" if len(feeds) > NAMED else "")
 
 
 def _is_large(model: Any) -> bool:

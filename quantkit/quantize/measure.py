@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.fuse.judged import judged_tensors
 from quantkit.observe import FloatRunner
 from quantkit.quantize.runners import OpenInt8, Run
 from quantkit.types import Score
@@ -22,15 +23,15 @@ class Fidelity:
 
     def __init__(self, model: ir.Model, samples: Samples, threads: int | None,
                  labels: np.ndarray | None = None) -> None:  # fmt: skip
-        runner = FloatRunner(model, threads)
-        self.names = runner.output_names
+        self.names = judged_tensors(model.graph)
+        runner = FloatRunner(model, threads, expose=self.names)
         self._samples, self._labels = samples, labels
-        self._wanted = [dict(zip(self.names, runner.run(feeds), strict=True)) for feeds, _ in samples]
+        self._wanted = [dict(zip(self.names, runner.run(feeds, self.names), strict=True)) for feeds, _ in samples]
 
     def _outputs(self, run: Run) -> Iterator[tuple[dict[str, np.ndarray], ...]]:
         for (feeds, valid), wanted in zip(self._samples, self._wanted, strict=True):
             got = run(feeds)
-            floats = [name for name, value in wanted.items() if name in got and value.dtype.kind == "f"]
+            floats = [n for n, y in wanted.items() if y.dtype.kind == "f" and n in got and got[n].shape == y.shape]
             yield {name: wanted[name][:valid] for name in floats}, {name: got[name][:valid] for name in floats}
 
     def sqnr(self, model: ir.Model, open_int8: OpenInt8) -> float:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantkit.errors import DataError, ModelError
+from quantkit.execute.intermediate import expose
 from quantkit.execute.session import Session, default_threads
+from quantkit.fuse.judged import judged_tensors
 from quantkit.load import artifact_kind, input_specs, load
 from quantkit.observe import FloatRunner
 from quantkit.report import text
@@ -46,7 +48,8 @@ class Comparison:
 
     confidence: 95 % intervals and McNemar's p (statistics.py); latency: see speed.latency; layer_times: see
     speed.layer_times; nodes: where every node runs, and which nodes feed it; changes: sample by sample;
-    provenance: hashes and configuration.
+    provenance: hashes and configuration; measured_at: the tensors that fidelity is measured at, where the outputs have
+    no distance (quantkit.fuse.judged).
     """
 
     fp32: dict[str, Any]
@@ -66,6 +69,7 @@ class Comparison:
     changes: ChangeLog = field(default_factory=ChangeLog)
     classes: dict[int, str] = field(default_factory=dict)
     provenance: dict[str, Any] | None = None
+    measured_at: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `quantkit compare`; `flips` is absent without labels, `throughput` if it was not measured."""
@@ -89,6 +93,7 @@ class Comparison:
             },
             "changed_samples": [vars(change) for change in self.changes.records if change.kind != "same"],
             "provenance": self.provenance,
+            "measured_at": self.measured_at or None,
         }
         return {key: value for key, value in values.items() if value is not None or key == "agreement"}
 
@@ -121,13 +126,18 @@ class Comparison:
         """[what, value, what it means] for the second table."""
         rows = [
             ["same class as FP32", text.percent(self.agreement), f"on {self.samples} samples"],
-            ["output SQNR", text.decibel(self.sqnr_db), "signal to quantization noise, all outputs"],
+            ["output SQNR", text.decibel(self.sqnr_db), f"signal to quantization noise, {self.measured_where()}"],
         ]
         if self.flips:
             rows.append(["flips", f"{self.flips['fixed']} / {self.flips['broken']}", "fixed / broken by INT8"])
         native = f"{text.percent(self.coverage['native_nodes'])} of the nodes"
         rows.append(["native", text.percent(self.coverage["native_macs"]), f"of the multiply-accumulates, {native}"])
         return rows
+
+    def measured_where(self) -> str:
+        """What the SQNR is over: the outputs, or what comes before a tail such as NonMaxSuppression."""
+        count = len(self.measured_at)
+        return f"{count} tensors before boxes or classes are picked" if count else "all outputs"
 
     def layer_rows(self, every_layer: bool = True) -> list[list[str]]:
         """[layer, op, introduced, accumulated, range, clipped, dead]: all in model order, or those that introduce most
@@ -201,12 +211,15 @@ def compare(
     fp32, int8 = (getattr(model, "model", model) for model in (fp32, int8))
     threads = threads or default_threads()
     session = Session(int8, threads=threads, isa=isa)
-    _require_original(load(fp32), session)
+    loaded = load(fp32)
+    _require_original(loaded, session)
     runner = FloatRunner(fp32, threads)
     rivals = prepare_rivals(int8, against, threads, sampling.get("warn"))
     dataset = open_samples(data, session_inputs(session), session.metadata, **sampling)
     tally, changes = Tally(), ChangeLog(dataset.preprocess)
-    first = _run_both(runner, session, dataset, tally, changes, progress)
+    names = _shared_outputs(runner.output_names, [output.name for output in session.get_outputs()])
+    judges = _judges(loaded, int8, names, threads, isa) or (runner, session, names)
+    first = _run_both(*judges, dataset, tally, changes, progress)
     if first is None:
         raise DataError(f"{data}: no sample to compare on; check --data")
     errors = []
@@ -230,15 +243,33 @@ def compare(
         changes=changes,
         classes=class_names(data, sampling.get("labels")),
         provenance=provenance(fp32, int8, dataset, session.metadata, sampling),
+        measured_at=[] if judges[1] is session else judges[2],
         **{"throughput": None, **speed},
     )
 
 
+def _judges(
+    fp32: ir.Model, int8: Any, outputs: Sequence[str], threads: int, isa: str | None
+) -> tuple[FloatRunner, Session, list[str]] | None:
+    """Both models up to the tensors that have a distance, where the outputs have none; None where they have."""
+    wanted = judged_tensors(fp32.graph)
+    if set(wanted) <= set(outputs):
+        return None
+    session = Session(expose(load(int8), wanted), threads=threads, isa=isa)
+    names = [output.name for output in session.get_outputs()]
+    return (FloatRunner(fp32, threads, expose=names), session, names) if names else None
+
+
 def _run_both(
-    runner: FloatRunner, session: Session, dataset: Any, tally: Tally, changes: ChangeLog, progress: Progress | None
+    runner: FloatRunner,
+    session: Session,
+    names: list[str],
+    dataset: Any,
+    tally: Tally,
+    changes: ChangeLog,
+    progress: Progress | None,
 ) -> dict[str, np.ndarray] | None:
     """Both models on every batch. Returns the feeds of the first one, None if there was none."""
-    names = _shared_outputs(runner.output_names, [output.name for output in session.get_outputs()])
     first = None
     for batch in dataset:
         first = first or batch.feeds

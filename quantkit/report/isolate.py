@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from quantkit.execute.intermediate import quantization_pair
+from quantkit.fold.cleanup import remove_unused_nodes
 from quantkit.fuse.graph import constant
 
 
@@ -56,7 +57,8 @@ def isolate(model: ir.Model, tensor_of: Mapping[str, str]) -> Isolated:
             tensors[tensor_of[name]] = given.name or ""
         outputs.append(_output(graph, value, pair))
     graph.outputs[:] = outputs
-    _remove_unused(graph)
+    remove_unused_nodes(graph)
+    graph.inputs[:] = [value for value in graph.inputs if value.uses()]
     used = {value.name for value in graph.inputs}  # a value that only the model's own outputs read is asked for no more
     tensors = {tensor: name for tensor, name in tensors.items() if name in used}
     inputs = [v.name or "" for v in graph.inputs if v.name not in tensors.values()]
@@ -81,12 +83,3 @@ def _output(graph: ir.Graph, value: ir.Value, pair: tuple[ir.Value, ir.Value] | 
     out = node.outputs[0]
     out.name, out.shape, out.type = name, value.shape, ir.TensorType(ir.DataType.FLOAT)
     return out
-
-
-def _remove_unused(graph: ir.Graph) -> None:
-    """Nodes that lead to no output, and inputs that nothing uses any more."""
-    kept = set(graph.outputs)
-    for node in reversed(list(graph)):
-        if not any(value.uses() or value in kept for value in node.outputs):
-            graph.remove(node, safe=True)
-    graph.inputs[:] = [value for value in graph.inputs if value.uses()]
