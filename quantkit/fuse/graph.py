@@ -49,6 +49,13 @@ def is_standard(node: ir.Node, *op_types: str) -> bool:
     return node.domain in ("", "ai.onnx") and node.op_type in op_types
 
 
+def layers_in_bodies(node: ir.Node) -> int:
+    """Nodes with weights inside the subgraphs of If, Loop and Scan."""
+    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    inner = [n for body in bodies for n in body.all_nodes()]
+    return sum(is_standard(n, "Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU") for n in inner)
+
+
 def given_params(value: ir.Value) -> QuantParams | None:
     """The parameters of a float value that is a dequantized u8 activation; None for every other value."""
     node = value.producer()

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from quantkit.foreign import REASON_KEY
 from quantkit.fuse.activations import ACTIVATIONS
-from quantkit.fuse.graph import constant, is_standard, quantkit_name
+from quantkit.fuse.graph import constant, is_standard, layers_in_bodies, quantkit_name
 from quantkit.fuse.opnames import BINARY, WEIGHTED, OpName
 from quantkit.lower import conv_transpose, elementwise, movement, pools, products, resize, rows, weighted
 from quantkit.lower.arena import live_peak, place
@@ -67,7 +67,7 @@ def why_not_native(node: ir.Node) -> str:
     if name is not None and name.level == "dynamic":
         return "activation ranges are not fixed yet; run `quantkit calibrate`"
     if not is_standard(node, *EDGES):
-        return node.meta.get(REASON_KEY) or f"{node.op_type} runs in float32"
+        return node.meta.get(REASON_KEY) or _in_float32(node)
     scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2] if len(node.inputs) > 2 else None)
     if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.uint8:
         return f"{node.op_type} is not u8 with one constant scale and zero point"
@@ -75,6 +75,12 @@ def why_not_native(node: ir.Node) -> str:
     if edge is None or edge.const_value is not None:
         return f"{node.op_type} of a constant"
     return ""
+
+
+def _in_float32(node: ir.Node) -> str:
+    layers = layers_in_bodies(node)
+    inside = f", and so do the layers in its bodies ({layers}): their ranges are not observed" if layers else ""
+    return f"{node.op_type} runs in float32{inside}"
 
 
 @dataclass

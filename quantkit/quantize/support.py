@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.functions import ATTRIBUTES
-from quantkit.fuse.graph import Reject, constant, quantkit_name, scalar
+from quantkit.fuse.graph import Reject, constant, layers_in_bodies, quantkit_name, scalar
 from quantkit.fuse.opnames import MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
 from quantkit.fuse.patterns import activation_of
 
@@ -334,7 +334,10 @@ def static_form(node: ir.Node) -> StaticForm:
     elif node.domain == "" and node.op_type in FORMS:
         form = FORMS[node.op_type](node)
     else:
-        raise Reject("no INT8 form")
+        layers = layers_in_bodies(node)
+        raise Reject(
+            f"the ranges of the layers in its bodies ({layers}) are not observed" if layers else "no INT8 form"
+        )
     for value in (*form.data, *node.outputs):
         if value is None:
             raise Reject("an optional input is absent")

@@ -65,3 +65,13 @@ def test_reading_a_classifier_leaves_its_proto_alone_and_its_result_keeps_the_ty
     result = pipeline.quantize(model, [feeds], config=FAST)
     assert model.SerializeToString() == before
     assert result.proto.graph.output[0].type == model.graph.output[0].type
+
+
+@pytest.mark.parametrize("name", ["branches", "loop"])
+def test_layers_inside_control_flow_stay_fp32_with_a_sentence(name):
+    model, feeds = next(build for build in ODD_MODELS if build.__name__ == name)()
+    result = pipeline.quantize(model, [feeds], config=FAST)
+    kept = [d.detail for d in result.decisions if d.action == "kept" and "layers in its bodies" in d.detail]
+    assert len(set(kept)) == 1
+    rows = [row for row in Session(result.model, threads=1).plan if row.op in ("If", "Loop")]
+    assert "the layers in its bodies (1)" in rows[0].reason

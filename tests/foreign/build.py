@@ -9,6 +9,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from quantkit import Session
+from quantkit.execute.oracle import run_oracle
+from quantkit.foreign import to_static
+from quantkit.load import load
+from tests.graphs import run_onnxruntime
+
 OPSET, IR_VERSION = 17, 8
 MICROSOFT = "com.microsoft"
 
@@ -60,6 +66,25 @@ class Builder:
         )  # fmt: skip
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def feeds_of(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Seeded images [2, 4, 8, 8] for every input."""
+    return {value.name: reals(2, 4, 8, 8, seed=k) for k, value in enumerate(proto.graph.input)}
+
+
+def check_native(proto: onnx.ModelProto, step: float) -> None:
+    """Every node runs natively, bit for bit what the oracle gives, and at most a step from onnxruntime."""
+    feeds, session = feeds_of(proto), Session(proto, threads=1)
+    assert {row.name: row.reason for row in session.plan if row.runs_on != "native"} == {}
+    got = session.run(None, feeds)[0]
+    rewritten = load(proto)
+    to_static(rewritten)
+    np.testing.assert_array_equal(got, *run_oracle(rewritten, feeds).values())
+    expected = run_onnxruntime(proto, feeds)[0]
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= 1.001 * step
+    assert np.abs(got).max() > 10 * step
 
 
 def weights(*shape: int, limit: int = 63, seed: int = 0, dtype: Any = np.int8) -> np.ndarray:

@@ -7,10 +7,7 @@ from onnx import TensorProto
 
 from quantkit import Session
 from quantkit.execute.binding import available_isas
-from quantkit.execute.oracle import run_oracle
-from quantkit.foreign import to_static
-from quantkit.load import load
-from tests.foreign.build import Builder, reals, weights
+from tests.foreign.build import Builder, check_native, reals, weights
 from tests.graphs import run_onnxruntime
 
 X_SCALE, Y_SCALE = 0.0157, 0.0213
@@ -119,25 +116,10 @@ def model_of(case, kind):
     return b.model(inputs, {y: TensorProto.FLOAT})
 
 
-def feeds_of(proto):
-    return {i.name: reals(2, 4, 8, 8, seed=k) for k, i in enumerate(proto.graph.input)}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES)
 def test_an_op_between_quantized_activations_runs_natively(case, kind):
-    proto = model_of(case, kind)
-    feeds = feeds_of(proto)
-    session = Session(proto, threads=1)
-    assert {row.name: row.reason for row in session.plan if row.runs_on != "native"} == {}
-    got = session.run(None, feeds)[0]
-    rewritten = load(proto)
-    to_static(rewritten)
-    np.testing.assert_array_equal(got, *run_oracle(rewritten, feeds).values())
-    expected = run_onnxruntime(proto, feeds)[0]
-    assert got.shape == expected.shape
-    assert np.abs(got - expected).max() <= 1.001 * Y_SCALE
-    assert np.abs(got).max() > 10 * Y_SCALE
+    check_native(model_of(case, kind), Y_SCALE)
 
 
 def contract_conv(x, q, bias, zero_point, multiplier, y_zero_point):

@@ -6,10 +6,7 @@ import pytest
 from onnx import TensorProto
 
 from quantkit import Session
-from quantkit.execute.oracle import run_oracle
-from quantkit.foreign import to_static
-from quantkit.load import load
-from tests.foreign.build import MICROSOFT, Builder, reals, weights
+from tests.foreign.build import MICROSOFT, Builder, check_native, reals, weights
 from tests.graphs import run_onnxruntime
 
 X_SCALE, Y_SCALE = 0.0157, 0.0213
@@ -98,26 +95,12 @@ class QOperators(Builder):
         return self.model({n: ["N", 4, 8, 8] for n in ("x", "z") if n in used}, {y: TensorProto.FLOAT})
 
 
-def check(proto, step):
-    feeds = {i.name: reals(2, 4, 8, 8, seed=k) for k, i in enumerate(proto.graph.input)}
-    session = Session(proto, threads=1)
-    assert {row.name: row.reason for row in session.plan if row.runs_on != "native"} == {}
-    got = session.run(None, feeds)[0]
-    rewritten = load(proto)
-    to_static(rewritten)
-    np.testing.assert_array_equal(got, *run_oracle(rewritten, feeds).values())
-    expected = run_onnxruntime(proto, feeds)[0]
-    assert got.shape == expected.shape
-    assert np.abs(got - expected).max() <= 1.001 * step
-    assert np.abs(got).max() > 10 * step
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_quantized_operator_runs_natively(case, kind):
     b = QOperators(kind)
     y = b.pair(Y_SCALE, b.y_zero_point, b.dtype)
-    check(b.finished(CASES[case](b, b.activation("x", X_SCALE), y), y), Y_SCALE)
+    check_native(b.finished(CASES[case](b, b.activation("x", X_SCALE), y), y), Y_SCALE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +108,7 @@ def test_a_quantized_operator_runs_natively(case, kind):
 def test_a_standard_op_on_an_8_bit_tensor_runs_natively(case, kind):
     b = QOperators(kind)
     q, *pair = b.activation("x", X_SCALE)
-    check(b.finished(MOVES[case](b, q), pair), X_SCALE)
+    check_native(b.finished(MOVES[case](b, q), pair), X_SCALE)
 
 
 def test_a_gemm_without_output_parameters_ends_in_float():
