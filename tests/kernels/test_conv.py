@@ -41,6 +41,7 @@ class Layer:
         bounds: tuple[int, int] = (0, 255),
         gaps: tuple[int, int, int] = (0, 0, 0),
         with_residual: bool = False,
+        residual_zero_point: int = 77,
         with_table: bool = False,
         to_float: bool = False,
     ) -> None:
@@ -64,7 +65,7 @@ class Layer:
         self.table = rng.permutation(256).astype(np.uint8) if with_table else None
         out_shape = (g.batch, *g.out_size, g.out_c)
         self.residual = rng.integers(0, 256, out_shape, dtype=np.uint8) if with_residual else None
-        self.residual_zero_point, self.residual_multiplier = 77, float(np.float32(0.37))
+        self.residual_zero_point, self.residual_multiplier = residual_zero_point, float(np.float32(0.37))
 
     def params(self, packed: Array | None) -> Any:
         g = self.geometry
@@ -292,6 +293,21 @@ def test_the_longest_sums_are_exact(isa: int) -> None:
 @pytest.mark.parametrize("threads", [2, 3])
 def test_results_do_not_depend_on_threads(isa: int, geometry: Geometry, threads: int) -> None:
     check(isa, replace(geometry, batch=3, size=(19, 23)), threads)
+
+
+@isas
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("zero_points", [(0, 0), (0, 77), (5, 0)])
+@pytest.mark.parametrize("size", [(1, 7), (16, 17)])
+def test_rows_of_whole_panels_without_zero_points_equal_the_oracle(
+    isa: int, zero_points: tuple[int, int], with_residual: bool, size: tuple[int, int]
+) -> None:
+    shape = Geometry(size=size, in_c=36, out_c=128, kernel=(3, 3), pads=(1, 1, 1, 1))
+    zero_point, residual_zero_point = zero_points
+    case: Case = {"zero_point": zero_point, "residual_zero_point": residual_zero_point, "with_residual": with_residual}
+    check(isa, shape, gaps=(2, 3, 1), **case)
+    check(isa, shape, bounds=(0, 200), **case)
+    check(isa, replace(shape, kernel=(1, 1), pads=(0, 0, 0, 0)), **case)
 
 
 @isas
