@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from quantkit.execute._engine import ffi, lib
 
+from quantkit.execute.binding import GUARD
+
 
 @dataclass(frozen=True)
 class Conv:
@@ -146,7 +148,7 @@ class Timer:
     def median_us(self, pool: Any, threads: int, rounds: int) -> float:
         """Median time of one run, after one run to warm up."""
         ops = ffi.new("qk_op[]", [self.op[0]] * (rounds + 1))
-        each = lib.qk_op_scratch_bytes(self.isa, self.op)
+        each = lib.qk_op_scratch_bytes(self.isa, self.op) + GUARD
         scratch = aligned(each * threads + 64)
         times = ffi.new("int64_t[]", rounds + 1)
         failed = ffi.new("int32_t *")

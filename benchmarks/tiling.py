@@ -125,6 +125,7 @@ def winograd_tiling(c: Conv, batch: int, lanes: int) -> Tiling:
     widths = [(i + 1) * vectors // panels - i * vectors // panels for i in range(panels)]
     fitting = max(tallest()[-1], number(file, "BLOCK_BYTES") // (POSITIONS * row_bytes))
     blocks = up(windows, min(number(file, "BLOCK_TILES_MAX"), fitting))
+    blocks = up(blocks, 2) * 2 if blocks > 1 else blocks
     block_windows = up(windows, blocks)
     calls: Counter[tuple[int, int]] = Counter()
     for first in range(0, windows, block_windows):
