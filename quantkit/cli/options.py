@@ -44,6 +44,8 @@ class QuantizeOptions:
     keep_fp32: tuple[str, ...]
     keep_int8: bool
     effort: str
+    per_tensor_weights: bool
+    time_budget: float
     reference: Path | None
     table_in: Path | None
     table_out: Path | None
@@ -123,6 +125,15 @@ quantize_options = _stacked(
     keep_option,
     click.option("--keep-int8", is_flag=True, help="Quantize also what INT8 makes no faster here."),
     click.option("--effort", type=click.Choice(EFFORTS), default="balanced", show_default=True, help="Time spent."),
+    click.option("--per-tensor-weights", is_flag=True, help="One scale for all weights of a layer, not one a channel."),
+    click.option(
+        "--time-budget",
+        type=click.FloatRange(min=0, min_open=True),
+        default=1200.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="After it the search for a goal, or for a method by tensor, starts nothing new.",
+    ),
     click.option("--reference", type=FILE, metavar="FP32.onnx", help="The FP32 model, if it is not beside the input."),
     click.option("--table-in", type=FILE, metavar="TABLE.json", help="Reuse saved ranges; refused if of other data."),
     click.option("--table-out", type=FILE, metavar="TABLE.json", help="Save the ranges found."),

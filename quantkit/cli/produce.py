@@ -173,6 +173,8 @@ def _config(options: QuantizeOptions, goals: GoalOptions, seed: int) -> QuantCon
         keep_fp32=options.keep_fp32,
         keep_int8=options.keep_int8,
         effort=options.effort,
+        per_channel=not options.per_tensor_weights,
+        time_budget=options.time_budget,
         seed=seed,
         goal=goal,
     )

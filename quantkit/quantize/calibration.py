@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from quantkit.errors import CalibrationError
+from quantkit.errors import CalibrationError, UsageError
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
 from quantkit.load.constants import release
@@ -38,6 +39,8 @@ from quantkit.quantize.select import Selection, select
 from quantkit.quantize.tune import tune_layers
 from quantkit.types import AUTO, METHODS, Decision, Goal, QuantConfig, QuantParams, Range
 
+GOAL_KEY = "quantkit.goal"
+"""Metadata: what was tried for an accuracy goal, as JSON; see quantkit.quantize.search.Found."""
 PREPROCESS_KEY, METHOD_KEY = "quantkit.preprocess", "quantkit.method"
 DATA_KEY, SAMPLES_KEY = "quantkit.calibration.sha256", "quantkit.calibration.samples"
 DEFAULT_METHOD = "mse"
@@ -107,6 +110,7 @@ class Maker:
         self.expanded = expand(model)
         self.chosen = {node.name or "" for node in selection.forms}
         self.layers = [layer.name for layer in tunable_layers(selection)]
+        self.macs = {layer.name: _macs(layer, statistics) for layer in tunable_layers(selection)}
         self.decisions: list[Decision] = []
         self.selection, self.choices = selection, Choices()
         self.method = config.method if config.method in METHODS else DEFAULT_METHOD
@@ -168,9 +172,16 @@ class Maker:
 
     def reach(self, goal: Goal) -> Calibrated:
         """The first model that reaches the goal, as quantkit.quantize.search looks for it; else the best one found."""
-        assert self.open_int8 is not None
+        open_int8 = self.open_int8
+        assert open_int8 is not None
+        if goal.max_drop is not None and self.replay.labels is None:
+            raise UsageError("max_drop needs labels for all samples; give them, or use min_agreement or min_sqnr")
         fidelity = Fidelity(self.expanded, self.replay, self.threads, self.replay.labels)
-        return search(self, goal, lambda model: fidelity.score(model, self.open_int8))  # type: ignore[arg-type]
+        few = Fidelity(self.expanded, self.replay.first(MEASURED_SAMPLES), self.threads)
+        found = search(self, goal, *(lambda model, by=by: by.score(model, open_int8) for by in (fidelity, few)))
+        made: Calibrated = found.made
+        made.model.metadata_props[GOAL_KEY] = json.dumps(found.record)
+        return made
 
     def _measured_method(self, open_int8: OpenInt8) -> str:
         """The method whose INT8 model is nearest to FP32 on some calibration samples."""
@@ -252,6 +263,13 @@ def table_ranges(model: ir.Model, selection: Selection, statistics: Mapping[str,
             assert array is not None
             ranges[name] = Range(float(array.min()), float(array.max()))
     return ranges
+
+
+def _macs(layer: Layer, statistics: Mapping[str, TensorStatistics]) -> int:
+    """Multiply-accumulates of a sample; of one output position where its output was not observed."""
+    seen = statistics.get(layer.output)
+    values = seen.count // seen.samples if seen is not None and seen.samples else layer.channels
+    return values * layer.columns
 
 
 def tunable_layers(selection: Selection) -> list[Layer]:

@@ -25,7 +25,8 @@ class Layer:
     """A weighted node of the fused model.
 
     read_weights: gives the weights as the model has them, float32; bias: float64 [C]. shape, axis: of the weights.
-    source, residual: tensor names of x and of what is added; target: the FP32 tensor W x + b (+ residual).
+    source, residual: tensor names of x and of what is added; target: the FP32 tensor W x + b (+ residual); output: what
+    the activation makes of it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Layer:
     source: str
     residual: str | None
     target: str
+    output: str
     attributes: Mapping[str, Any]
 
     @property
@@ -93,6 +95,7 @@ def layer_of(node: ir.Node, form: StaticForm) -> Layer:
         source=form.data[0].name or "",
         residual=(form.data[1].name or "") if form.name.add else None,
         target=pre_activation_name(out) if form.name.activation else out,
+        output=out,
         attributes=form.attributes,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class Makes(Protocol):
     config: QuantConfig
     method: str
     layers: list[str]
+    macs: dict[str, int]
     decisions: list[Decision]
 
     def plain(self, method: str, keep: Collection[str] = ()) -> tuple[ir.Model, Any, Any]: ...
@@ -37,101 +39,152 @@ class Makes(Protocol):
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Output SQNR in dB with this layer alone in INT8, and with this layer alone in FP32."""
+    """Output SQNR in dB with this layer alone in INT8, and with this layer alone in FP32; macs: a sample's."""
 
     layer: str
     only_int8: float
     only_fp32: float
+    macs: int
 
 
-def sensitivity(maker: Makes, measure: Measure) -> list[Sensitivity]:
-    """Of every weighted layer, weights rounded to nearest; the layer that costs most first."""
-    found = []
+@dataclass(frozen=True)
+class Found:
+    """made: the model; record: the goal, whether it was reached, all that was tried, in plain values for JSON."""
+
+    made: Any
+    record: dict[str, Any]
+
+
+def sensitivity(maker: Makes, measure: Measure, deadline: float = math.inf) -> list[Sensitivity]:
+    """Of the weighted layers, weights rounded to nearest; first those that give most for what FP32 costs there.
+
+    What a layer gives is the noise that it makes alone, whatever the others do; what it costs, its share of the
+    multiply-accumulates and, for leaving u8 and coming back, an equal share of 1. After `deadline` (time.monotonic) no
+    further layer is measured.
+    """
+    found: list[Sensitivity] = []
     for name in maker.layers:
+        if time.monotonic() > deadline:
+            break
         others = [other for other in maker.layers if other != name]
         only_int8 = measure(maker.plain(maker.method, others)[0]).sqnr
         only_fp32 = measure(maker.plain(maker.method, [name])[0]).sqnr
-        found.append(Sensitivity(name, only_int8, only_fp32))
-    return sorted(found, key=lambda entry: -entry.only_fp32)
+        found.append(Sensitivity(name, only_int8, only_fp32, maker.macs[name]))
+    total = max(sum(maker.macs.values()), 1)
+
+    def worth(entry: Sensitivity) -> float:
+        return float(10.0 ** (-entry.only_int8 / 10) / (entry.macs / total + 1 / len(maker.layers)))
+
+    return sorted(found, key=worth, reverse=True)
 
 
 class _Search:
-    def __init__(self, maker: Makes, goal: Goal, measure: Measure) -> None:
-        self.maker, self.goal, self.measure = maker, goal, measure
+    def __init__(self, maker: Makes, goal: Goal, measure: Measure, quick: Measure) -> None:
+        self.maker, self.goal, self.measure, self.quick = maker, goal, measure, quick
         self.deadline = time.monotonic() + maker.config.time_budget
-        self.tried: list[Decision] = []
-        self.best: tuple[float, Any] | None = None
+        self.decisions: list[Decision] = []
+        self.tried: list[dict[str, Any]] = []
+        self.ranking: list[Sensitivity] = []
+        self.kept: list[str] = []
+        self.best: tuple[tuple[float, ...], Any, list[str]] | None = None
 
-    def attempt(self, label: str, effort: str, keep: Sequence[str] = ()) -> Any | None:
-        """The model if it reaches the goal, else None; it is remembered if it is the nearest to FP32 so far."""
+    def attempt(self, effort: str, keep: Sequence[str] = ()) -> Any | None:
+        """The model if it reaches the goal, else None; it is remembered if it is the nearest to the goal so far."""
         made = self.maker.made(effort, keep)
         score = self.measure(made.model)
-        reached = self.goal.reached(score)
-        self.tried.append(Decision("quantize", "tried", "model", f"{label}: {in_words(score)}"))
-        if reached:
+        label = f"{len(keep)} layers in FP32" if keep else f"effort {effort}"
+        self.tried.append({
+            "what": label, "effort": effort, "fp32_layers": len(keep), "reached": self.goal.reached(score),
+            "sqnr_db": score.sqnr, "agreement": score.agreement, "drop": score.drop,
+        })  # fmt: skip
+        self.decisions.append(Decision("quantize", "tried", "model", f"{label}: {in_words(score)}"))
+        if self.goal.reached(score):
             return made
-        if self.best is None or score.sqnr > self.best[0]:
-            self.best = (score.sqnr, made)
+        near = nearness(self.goal, score)
+        if self.best is None or near > self.best[0]:
+            self.best = (near, made, list(keep))
         return None
 
     @property
     def is_late(self) -> bool:
         return time.monotonic() > self.deadline
 
-    def run(self) -> Any:
-        effort = self.maker.config.effort
+    def run(self) -> Found:
+        made = self._by_effort() or self._by_layers()
+        reached = made is not None
+        if made is None:
+            assert self.best is not None
+            _, made, self.kept = self.best
+        self.decisions += [
+            Decision("quantize", "kept", name, "stays FP32: the accuracy goal needs it") for name in self.kept
+        ]
+        if not reached:
+            self.decisions.append(
+                Decision("quantize", "missed", "model", "the accuracy goal; the nearest model is kept")
+            )
+        return Found(made, {
+            "goal": {key: value for key, value in vars(self.goal).items() if value is not None},
+            "reached": reached, "tried": self.tried, "kept_fp32": self.kept,
+            "sensitivity": [
+                {"layer": entry.layer, "only_int8_db": entry.only_int8, "only_fp32_db": entry.only_fp32,
+                 "macs": entry.macs} for entry in self.ranking
+            ],
+        })  # fmt: skip
+
+    def _by_effort(self) -> Any | None:
         for effort in EFFORTS[EFFORTS.index(self.maker.config.effort) :]:
             if self.best is not None and self.is_late:
-                break
-            made = self.attempt(f"effort {effort}", effort)
+                return None
+            made = self.attempt(effort)
             if made is not None:
                 return made
-        if self.is_late or not self.maker.layers:
-            return self._missed()
-        ranking = sensitivity(self.maker, self.measure)
-        self.tried += [
-            Decision("quantize", "measured", entry.layer,
-                     f"output SQNR {entry.only_int8:.1f} dB with it alone in INT8, {entry.only_fp32:.2f} dB with it "
-                     "alone in FP32")
-            for entry in ranking
-        ]  # fmt: skip
-        return self._fewest([entry.layer for entry in ranking], "fast" if effort == "fast" else "balanced")
+        return None
 
-    def _fewest(self, ranking: list[str], effort: str) -> Any:
+    def _by_layers(self) -> Any | None:
         """Doubles the number of layers in FP32 until the goal is reached, then halves the last step.
 
         One layer stays INT8 at least: a model without any is not what was asked for.
         """
-        most = len(ranking) - 1
+        if self.is_late:
+            return None
+        self.ranking = sensitivity(self.maker, self.quick, self.deadline)
+        self.decisions += [
+            Decision("quantize", "measured", entry.layer,
+                     f"output SQNR {entry.only_int8:.1f} dB with it alone in INT8, {entry.only_fp32:.2f} dB with it "
+                     "alone in FP32")
+            for entry in self.ranking
+        ]  # fmt: skip
+        names = [entry.layer for entry in self.ranking]
+        most = min(len(names), len(self.maker.layers) - 1)
         missed, found, count = 0, None, 1
         reached = most + 1
         while missed < count < reached and not self.is_late:
-            made = self.attempt(f"{count} layers in FP32", effort, ranking[:count])
+            made = self.attempt("balanced", names[:count])
             if made is None:
                 missed = count
             else:
-                reached, found = count, made
+                reached, found, self.kept = count, made, names[:count]
             count = min(2 * count, most) if found is None else (missed + reached) // 2
-        if found is None:
-            return self._missed()
-        self.tried += [
-            Decision("quantize", "kept", name, "stays FP32: the accuracy goal needs it") for name in ranking[:reached]
-        ]
         return found
 
-    def _missed(self) -> Any:
-        assert self.best is not None
-        self.tried.append(Decision("quantize", "missed", "model", "the accuracy goal; the nearest model is kept"))
-        return self.best[1]
+
+def nearness(goal: Goal, score: Score) -> tuple[float, float, float]:
+    """Greater is nearer to the goal: by the drop beyond it, then the agreement up to it, then the output SQNR."""
+    excess = 0.0 if goal.max_drop is None or score.drop is None else max(score.drop - goal.max_drop, 0.0)
+    agreed = 0.0 if goal.min_agreement is None else min(score.agreement or 0.0, goal.min_agreement)
+    return -excess, agreed, score.sqnr
 
 
-def search(maker: Makes, goal: Goal, measure: Measure) -> Any:
-    """The first model that reaches `goal`, else the one with the highest output SQNR; what was tried goes to
-    maker.decisions. After config.time_budget seconds nothing new is started."""
-    looking = _Search(maker, goal, measure)
-    made = looking.run()
-    maker.decisions.extend(looking.tried)
-    return made
+def search(maker: Makes, goal: Goal, measure: Measure, quick: Measure | None = None) -> Found:
+    """The first model that reaches `goal`, else the nearest; what was tried also goes to maker.decisions.
+
+    quick: measures output SQNR on fewer samples, for the sensitivity of layers.
+    After config.time_budget seconds nothing new is started.
+    """
+    looking = _Search(maker, goal, measure, quick or measure)
+    found = looking.run()
+    maker.decisions.extend(looking.decisions)
+    return found
 
 
 def in_words(score: Score) -> str:

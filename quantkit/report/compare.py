@@ -20,6 +20,7 @@ from quantkit.report import text
 from quantkit.report.accuracy import Tally
 from quantkit.report.changes import ChangeLog, class_names
 from quantkit.report.explain import LAYER_COLUMNS, Advice, advice, range_cells, worst_layers
+from quantkit.report.goal import ATTEMPT_COLUMNS, attempt_rows, goal_record, goal_sentence
 from quantkit.report.inspect import coverage, placed_nodes
 from quantkit.report.layers import LayerError, layer_errors
 from quantkit.report.machine import describe_machine
@@ -49,7 +50,7 @@ class Comparison:
     confidence: 95 % intervals and McNemar's p (statistics.py); latency: see speed.latency; layer_times: see
     speed.layer_times; nodes: where every node runs, and which nodes feed it; changes: sample by sample;
     provenance: hashes and configuration; measured_at: the tensors that fidelity is measured at, where the outputs have
-    no distance (quantkit.fuse.judged).
+    no distance (quantkit.fuse.judged). goal: what was tried for an accuracy goal (goal.py).
     """
 
     fp32: dict[str, Any]
@@ -70,6 +71,7 @@ class Comparison:
     classes: dict[int, str] = field(default_factory=dict)
     provenance: dict[str, Any] | None = None
     measured_at: list[str] = field(default_factory=list)
+    goal: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `quantkit compare`; `flips` is absent without labels, `throughput` if it was not measured."""
@@ -92,6 +94,7 @@ class Comparison:
                 "runs": [{k: v for k, v in run.items() if k != "times_ms"} for run in self.latency["runs"]],
             },
             "changed_samples": [vars(change) for change in self.changes.records if change.kind != "same"],
+            "goal": self.goal,
             "provenance": self.provenance,
             "measured_at": self.measured_at or None,
         }
@@ -183,6 +186,8 @@ class Comparison:
             )
             parts.append(text.table([first, *LAYER_COLUMNS], self.layer_rows(every_layer)))
             parts.append("\n".join(entry.sentence for entry in self.advice))
+        if self.goal:
+            parts += [goal_sentence(self.goal), text.table(list(ATTEMPT_COLUMNS), attempt_rows(self.goal))]
         return "\n\n".join([*parts, f"measured on: {self.measured_on()}"])
 
 
@@ -244,6 +249,7 @@ def compare(
         classes=class_names(data, sampling.get("labels")),
         provenance=provenance(fp32, int8, dataset, session.metadata, sampling),
         measured_at=[] if judges[1] is session else judges[2],
+        goal=goal_record(session.metadata),
         **{"throughput": None, **speed},
     )
 

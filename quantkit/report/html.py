@@ -8,7 +8,7 @@ from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from quantkit.report import charts, text
+from quantkit.report import charts, goal, text
 from quantkit.report.elements import breakable, figure, html_table, legend_entry
 from quantkit.report.html_layers import graph_section, layers_section
 from quantkit.report.verdict import busy_note, headline, sentence
@@ -39,6 +39,7 @@ def comparison_page(comparison: Comparison, fp32: str, int8: str) -> str:
         "samples": ("Samples", _samples(comparison)),
         "speed": ("Speed", _speed(comparison)),
         "layers-part": ("Layers", layers_section(comparison)),
+        "goal": ("Accuracy goal", _goal(comparison)),
         "graph": ("Graph", graph_section(comparison)),
         "reproduce": ("Reproduce", _reproduce(comparison, fp32, int8)),
     }
@@ -209,6 +210,21 @@ def _speed(comparison: Comparison) -> str:
     )
     figures = figure(bars, median) + figure(lines, shares, key)
     return f'{table}<div class="pair">{figures}</div><p class="note">{escape(note)}</p>'
+
+
+def _goal(comparison: Comparison) -> str:
+    """What was tried for an accuracy goal, and the sensitivity of the layers; empty if there was none."""
+    record = comparison.goal
+    if not record:
+        return ""
+    tried = html_table(
+        goal.ATTEMPT_COLUMNS, goal.attempt_rows(record), "Every attempt and what it reached", range(1, 5)
+    )
+    rows = goal.sensitivity_rows(record)
+    layers = html_table(
+        goal.SENSITIVITY_COLUMNS, rows, "Output SQNR by layer, alone in INT8 and alone in FP32", range(1, 4)
+    )
+    return f"<p>{escape(goal.goal_sentence(record))}</p>{tried}{layers if rows else ''}"
 
 
 def _reproduce(comparison: Comparison, fp32: str, int8: str) -> str:

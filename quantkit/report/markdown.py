@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from quantkit.report import text
+from quantkit.report import goal, text
 from quantkit.report.explain import LAYER_COLUMNS
 from quantkit.report.verdict import headline, sentence
 
@@ -35,7 +35,7 @@ def comparison_markdown(comparison: Comparison, fp32: str, int8: str) -> str:
         ]
         headers = ["latency", "median ms", "95 %", "99 %", "as fast as FP32"]
         parts += [f"## Latency, batch {comparison.latency['batch']}", table(headers, rows)]
-    parts += _layers(comparison) + _changed(comparison) + _provenance(comparison)
+    parts += _goal(comparison) + _layers(comparison) + _changed(comparison) + _provenance(comparison)
     return "\n\n".join(parts) + "\n"
 
 
@@ -61,6 +61,15 @@ def _layers(comparison: Comparison) -> list[str]:
     title = f"## The {len(rows)} of {len(comparison.layers)} layers that introduce most noise"
     sentences = "\n".join(f"- {entry.sentence}" for entry in comparison.advice)
     return [title, table(["layer", *LAYER_COLUMNS], rows), sentences]
+
+
+def _goal(comparison: Comparison) -> list[str]:
+    record = comparison.goal
+    if not record:
+        return []
+    parts = ["## Accuracy goal", goal.goal_sentence(record), table(goal.ATTEMPT_COLUMNS, goal.attempt_rows(record))]
+    layers = goal.sensitivity_rows(record)
+    return [*parts, table(goal.SENSITIVITY_COLUMNS, layers)] if layers else parts
 
 
 def _changed(comparison: Comparison) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from quantkit.errors import DataError
 from quantkit.load import FILE_KEY, SHA256_KEY, file_digest
-from quantkit.quantize.calibration import DATA_KEY, METHOD_KEY, PREPROCESS_KEY, SAMPLES_KEY
+from quantkit.quantize.calibration import DATA_KEY, GOAL_KEY, METHOD_KEY, PREPROCESS_KEY, SAMPLES_KEY
 from quantkit.report.models import model_proto
 
 NOT_A_FILE = "in memory"
@@ -42,7 +42,7 @@ def provenance(
             "seed": sampling.get("seed", 0),
             "preprocess": json.loads(dataset.preprocess.to_json()) if dataset.preprocess is not None else None,
         },
-        "metadata": dict(sorted(metadata.items())),
+        "metadata": {key: value for key, value in sorted(metadata.items()) if key != GOAL_KEY},
     }
 
 

@@ -1,10 +1,13 @@
 """The search for an accuracy goal: what is tried, in which order, and what is kept."""
 
+import json
+
 import pytest
 
 from quantkit import pipeline
+from quantkit.errors import UsageError
 from quantkit.quantize import search as search_module
-from quantkit.quantize.search import search, sensitivity
+from quantkit.quantize.search import nearness, search, sensitivity
 from quantkit.types import EFFORTS, Goal, QuantConfig, Score
 from tests.graphs import model
 from tests.quantize.test_tune import DATA, NETWORK, WEIGHTS, fidelity
@@ -24,6 +27,7 @@ class Maker:
     def __init__(self, **config):
         self.config = QuantConfig(**config)
         self.method, self.layers, self.decisions, self.calls = "minmax", list(COST), [], []
+        self.macs = dict.fromkeys(COST, 100)
 
     def plain(self, method, keep=()):
         return 40.0 - sum(cost for name, cost in COST.items() if name not in keep), [], {}
@@ -34,7 +38,7 @@ class Maker:
 
 
 def found(maker, db):
-    return search(maker, Goal(min_sqnr=db), lambda value: Score(value)).model
+    return search(maker, Goal(min_sqnr=db), lambda value: Score(value)).made.model
 
 
 def test_the_first_effort_that_reaches_the_goal_ends_the_search():
@@ -54,6 +58,65 @@ def test_as_few_layers_as_possible_stay_fp32(db, kept):
     maker = Maker()
     assert found(maker, db) >= db
     assert [d.node for d in maker.decisions if d.action == "kept"] == list(kept)
+
+
+def test_cheap_layers_go_back_to_fp32_before_dear_ones_that_give_no_more():
+    maker = Maker()
+    maker.macs = {"a": 1, "b": 1000, "c": 1, "d": 1}
+    assert [entry.layer for entry in sensitivity(maker, lambda value: Score(value))] == ["d", "c", "b", "a"]
+    assert found(maker, 35.5) >= 35.5
+    assert [d.node for d in maker.decisions if d.action == "kept"] == ["d", "c"]
+
+
+def test_layers_after_the_time_budget_are_not_measured(monkeypatch):
+    ticks = iter(range(100))
+    monkeypatch.setattr(search_module.time, "monotonic", lambda: float(next(ticks)))
+    measured = sensitivity(Maker(), lambda value: Score(value), deadline=1.5)
+    assert [entry.layer for entry in measured] == ["b", "a"]
+
+
+def test_layers_are_measured_on_the_few_samples_and_attempts_on_all():
+    maker, calls = Maker(), {"all": 0, "few": 0}
+
+    def measure(kind):
+        def score(value):
+            calls[kind] += 1
+            return Score(value)
+
+        return score
+
+    search(maker, Goal(min_sqnr=37.5), measure("all"), measure("few"))
+    assert calls == {"all": len(maker.calls), "few": 8}
+
+
+def test_the_record_tells_the_goal_every_attempt_the_layers_and_the_end():
+    maker = Maker()
+    record = search(maker, Goal(min_sqnr=37.5), lambda value: Score(value, 0.9, 1.0)).record
+    assert (record["goal"], record["reached"], record["kept_fp32"]) == ({"min_sqnr": 37.5}, True, ["b"])
+    assert [(a["effort"], a["fp32_layers"], a["reached"]) for a in record["tried"]] == [
+        ("balanced", 0, False), ("best", 0, False), ("balanced", 1, True)]  # fmt: skip
+    assert record["tried"][0] | {"sqnr_db": 30.0, "agreement": 0.9, "drop": 1.0} == record["tried"][0]
+    assert record["sensitivity"][0] == {"layer": "b", "only_int8_db": 32.0, "only_fp32_db": 33.0, "macs": 100}
+    assert json.loads(json.dumps(record)) == record
+
+
+@pytest.mark.parametrize(
+    ("goal", "nearer", "farther"),
+    [
+        (Goal(max_drop=0.3), Score(20.0, 0.9, 0.4), Score(25.0, 0.99, 0.6)),
+        (Goal(max_drop=0.3), Score(20.0, 0.9, 0.1), Score(19.0, 0.99, 0.2)),
+        (Goal(min_agreement=0.99), Score(20.0, 0.98), Score(25.0, 0.97)),
+        (Goal(min_sqnr=30.0), Score(20.0, 0.8), Score(19.0, 0.9)),
+    ],
+)
+def test_of_models_that_miss_the_goal_the_nearest_by_what_was_asked_for_counts(goal, nearer, farther):
+    assert nearness(goal, nearer) > nearness(goal, farther)
+
+
+def test_a_goal_of_top_1_without_labels_is_refused():
+    proto = model(NETWORK, WEIGHTS, outputs="float[N,10] y")
+    with pytest.raises(UsageError, match="max_drop needs labels"):
+        pipeline.quantize(proto, DATA, config=QuantConfig(effort="fast", goal=Goal(max_drop=0.5)))
 
 
 def test_a_goal_out_of_reach_gives_the_nearest_model_and_says_so():
@@ -101,5 +164,10 @@ def test_layers_stay_fp32_on_a_real_network_until_the_goal_holds():
     result = pipeline.quantize(proto, DATA, config=QuantConfig(goal=Goal(min_sqnr=plain + 0.5)))
     kept = [d.node for d in result.decisions if d.detail.startswith("stays FP32: the accuracy goal")]
     assert 1 <= len(kept) <= len(EFFORTS)
+    record = json.loads(result.model.metadata_props["quantkit.goal"])
+    assert record["reached"]
+    assert record["kept_fp32"] == kept
+    macs = {entry["layer"]: entry["macs"] for entry in record["sensitivity"]}
+    assert sorted(macs.values()) == [80, 8 * 8 * 8 * 8, 8 * 8 * 8 * 9, 8 * 8 * 8 * 27]
     assert fidelity(proto, result.model, DATA) >= plain + 0.5
     assert not {node.name for node in result.model.graph if node.domain == "quantkit"} & set(kept)
