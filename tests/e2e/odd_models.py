@@ -129,6 +129,15 @@ def nodes_without_names() -> Case:
     return model, {"x": image(1, 3, 16, 16)}
 
 
+def weights_from_constants_and_through_identities() -> Case:
+    model = text(
+        f"{X} => (float[1,8,16,16] y)", f"i = Identity(w) j = Identity(i) a = {CONV}(x, j) y = {CONV}(a, k)", **W
+    )
+    constant = helper.make_node("Constant", [], ["k"], "k", value=weights(k=(8, 8, 3, 3))[0])
+    model.graph.node.insert(0, constant)
+    return model, {"x": image(1, 3, 16, 16)}
+
+
 def opset_7_with_weights_as_inputs() -> Case:
     body = "c = Conv<pads=[1,1,1,1], kernel_shape=[3,3]>(x, w) r = Relu(c) d = Dropout<ratio=0.5>(r) y = Neg(d)"
     model = text(f"{X} => (float[1,8,16,16] y)", body, '"" : 7', 3, **W)
@@ -232,6 +241,7 @@ def shape_computed_at_run_time() -> Case:
 ODD_MODELS: tuple[Callable[[], Case], ...] = (
     several_inputs_and_outputs, string_input, sequence_output, channels_last, wrong_annotations, no_shapes_at_all,
     shared_weights, masked_attention, local_function, branches, loop, custom_domain, nodes_without_names,
+    weights_from_constants_and_through_identities,
     opset_7_with_weights_as_inputs, half_precision, double_precision, one_dimensional, three_dimensional, recurrent,
     einsum, embedding_and_dynamic_axes, static_batch_of_four, input_is_an_output_and_one_value_comes_out_twice,
     classifier_with_map_output, pyramid, shape_computed_at_run_time,

@@ -1,0 +1,56 @@
+"""Shapes computed while the model runs, as PyTorch exports them with dynamic axes, do not break a native region."""
+
+import re
+
+import numpy as np
+import pytest
+
+from quantkit import Session, pipeline
+from quantkit.types import QuantConfig
+from tests.graphs import image, model, run_onnxruntime, sqnr_db
+
+FAST = QuantConfig(method="minmax", effort="fast", keep_int8=True)
+CONV = "kernel_shape = [3, 3], pads = [1, 1, 1, 1]"
+SIZES = {"zero": 0, "one": 1, "two": 2, "three": 3, "n0": [0], "n1": [1], "n2": [2], "last": [-1]}
+FLATTEN = f"""c = Conv<{CONV}>(x, w) s = Shape(c) b = Gather(s, zero) u = Unsqueeze(b, n0) t = Concat<axis = 0>(u, last)
+r = Reshape(c, t) y = Gemm<transB = 1>(r, v)"""
+TOKENS = f"""c = Conv<{CONV}>(x, w) s = Shape(c) n = Gather(s, zero) h = Gather(s, two) k = Gather(s, three)
+hk = Mul(h, k) nu = Unsqueeze(n, n0) hku = Unsqueeze(hk, n0) t = Concat<axis = 0>(nu, channels, hku) r = Reshape(c, t)
+p = Transpose<perm = [0, 2, 1]>(r) y = MatMul(p, v)"""
+HALVES = f"""c = Conv<{CONV}>(x, w) s = Shape(c) k = Gather(s, one) f = Div(k, two) fu = Unsqueeze(f, n0)
+ku = Unsqueeze(k, n0) a = Slice(c, n0, fu, n1) b = Slice(c, fu, ku, n1) g = Sigmoid(b) m = Mul(a, g)
+y = Conv<{CONV}>(m, v)"""
+TWICE = f"""c = Conv<{CONV}>(x, w) r = Relu(c) s = Shape(r) h = Gather(s, two) k = Gather(s, three) h2 = Mul(h, two)
+k2 = Mul(k, two) hu = Unsqueeze(h2, n0) ku = Unsqueeze(k2, n0) nc = Slice(s, n0, n2, n0)
+t = Concat<axis = 0>(nc, hu, ku)
+u = Resize<mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">(r, , , t)
+y = Conv<{CONV}>(u, v)"""
+HEADS = """q = MatMul(x, w) s = Shape(x) n = Gather(s, zero) l = Gather(s, one) nu = Unsqueeze(n, n0)
+lu = Unsqueeze(l, n0) t = Concat<axis = 0>(nu, lu, heads, each) h = Reshape(q, t) p = Transpose<perm = [0, 2, 1, 3]>(h)
+b = Transpose<perm = [0, 2, 1, 3]>(p) t2 = Concat<axis = 0>(nu, lu, all) f = Reshape(b, t2) y = MatMul(f, v)"""
+CASES = {
+    "a flattening": (FLATTEN, "float[N,3,8,8] x", {"v": (5, 512)}, [(2, 3, 8, 8), (5, 3, 8, 8)]),
+    "pixels as tokens": (TOKENS, "float[N,3,H,W] x", {"v": (8, 5), "channels": [8]}, [(2, 3, 8, 8), (1, 3, 6, 10)]),
+    "halves of the channels": (HALVES, "float[N,3,H,W] x", {"v": (5, 4, 3, 3)}, [(2, 3, 8, 8), (1, 3, 6, 10)]),
+    "a Resize to twice the size": (TWICE, "float[N,3,H,W] x", {"v": (4, 8, 3, 3)}, [(2, 3, 8, 8), (1, 3, 6, 10)]),
+    "attention heads": (HEADS, "float[N,L,32] x", {"w": (32, 32), "v": (32, 6), "heads": [4], "each": [8], "all": [32]},
+                        [(2, 7, 32), (1, 12, 32)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_computed_at_run_time_leave_one_native_region_at_every_size(case):
+    body, inputs, more, shapes = CASES[case]
+    given = {"w": (8, 3, 3, 3)} | {k: np.array(v, np.int64) for k, v in SIZES.items()} | {
+        name: np.array(value, np.int64) if isinstance(value, list) else value for name, value in more.items()
+    }  # fmt: skip
+    read = set(re.findall(r"\w+", body))
+    used = {name: value for name, value in given.items() if name in read}
+    proto = model(body, used, inputs=inputs, outputs="float y")
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    result = pipeline.quantize(proto, [{"x": image(*shape)} for shape in shapes], config=FAST)
+    session = Session(result.model, threads=1)
+    assert [step.native for step in session.steps] == [True]
+    for shape in shapes:
+        feeds = {"x": image(*shape, seed=5)}
+        assert sqnr_db(run_onnxruntime(proto, feeds)[0], session.run(None, feeds)[0]) > 20
