@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -137,3 +138,13 @@ def to_text(header: dict[str, Any], cells: Sequence[Cell]) -> str:
 def to_json(header: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
     """{machine, summary, results}: the same as to_text, unrounded."""
     return {"machine": header, "summary": [asdict(s) for s in summarize(cells)], "results": [asdict(c) for c in cells]}
+
+
+def known_cells(path: Path, header: dict[str, Any]) -> list[Cell]:
+    """The results that a run with the same header, but for the date, left in `path`; none if there was no such run."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    same = {**stored["machine"], "date": ""} == json.loads(json.dumps({**header, "date": ""}))
+    return [Cell(**fields) for fields in stored["results"]] if same else []

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks import __main__ as main
 from benchmarks import suite, zoo
 from benchmarks.runtimes import CANDIDATES, QUANTKIT, REFERENCE, Candidate, Setting
 
@@ -33,6 +34,26 @@ def test_the_fastest_rival_is_chosen_model_by_model():
 def test_batches_are_summarized_apart():
     summaries = suite.summarize([cell("a", "x", 2.0), cell("a", "x", 3.0, batch=8)])
     assert [(s.batch, s.geometric_mean) for s in summaries if s.against == "x"] == [(1, 2.0), (8, pytest.approx(3.0))]
+
+
+def test_results_of_the_same_setting_are_known_again_and_no_others(tmp_path):
+    header = {"cpu": "a CPU", "isa": "i", "runtimes": ("x", "y"), "seconds": 8.0, "date": "yesterday"}
+    cells = [cell("a", QUANTKIT.name, 1.0), cell("a", "x", 2.0)]
+    path = tmp_path / "results.json"
+    assert suite.known_cells(path, header) == []
+    path.write_text(json.dumps(suite.to_json(header, cells)))
+    assert suite.known_cells(path, {**header, "date": "today"}) == cells
+    for other in ({"isa": "j"}, {"runtimes": ("x",)}, {"seconds": 2.0}):
+        assert suite.known_cells(path, {**header, **other}) == []
+    path.write_text(path.read_text()[:40])
+    assert suite.known_cells(path, header) == []
+
+
+def test_quick_measures_one_setting_for_a_short_time_unless_told_otherwise():
+    full, quick, mixed = (main.parse(a) for a in ([], ["--quick"], ["--quick", "--batch", "8"]))
+    assert (full.batch, full.threads, full.seconds) == main.FULL
+    assert (quick.batch, quick.threads, quick.seconds) == main.QUICK
+    assert (mixed.batch, mixed.threads) == ("8", "1")
 
 
 @pytest.fixture
