@@ -107,7 +107,7 @@ docs: $(BUILT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_api.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # OpenVINO and NNCF come from the bench extra; without them the suite leaves them out.
 bench: $(BUILT)

@@ -51,6 +51,14 @@ def test_every_command_in_the_docs_is_one_that_the_command_line_takes(page):
             cli.commands[words[1]].make_context(words[1], words[2:])
 
 
+def test_every_footnote_of_the_comparison_is_used_and_explained():
+    text = (DOCS / "comparison.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\[\^([a-z]+)\]: .*https://", text, re.M))
+    used = set(re.findall(r"\[\^([a-z]+)\](?!:)", text))
+    assert len(used) >= 6
+    assert used == explained
+
+
 def test_the_site_lists_every_page():
     settings = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
     listed = set(re.findall(r": ([a-z0-9/-]+\.md)$", settings, re.M))

@@ -60,6 +60,7 @@ def walk(directory: Path, force: bool, threads: int | None, isa: str | None, con
     write_text(report, comparison_page(comparison, fp32.name, int8.name))
     console.result(comparison.to_text())
     console.result(f"\n{verdict(comparison)}\nWritten to {directory}/ in {time.monotonic() - started:.1f} s.")
+    console.result(f"Open {report} in a browser: charts, samples, every layer.")
     console.result(f"Next: quantkit inspect {int8}, or quantkit quantize YOUR_MODEL.onnx --data YOUR_IMAGES/")
 
 
