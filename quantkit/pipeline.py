@@ -245,7 +245,7 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
 
 def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path],
                 unfolded: ir.Model | None = None) -> ModelResult:  # fmt: skip
-    """The folded FP32 model, or the one before folding where that is given because it runs faster."""
+    """The folded FP32 model, or the one before folding where that is given because folding gains nothing."""
     from quantkit.fuse.expand import expand
     from quantkit.load import artifact_kind
 

@@ -73,31 +73,62 @@ def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], name
             reason = f"the last arithmetic before the outputs: {sliced:.1f} dB in u8, {by_slice:.1f} in FP32"
             found.give_up(tail, reason)
             model, whole = without, db
-    deadline = time.monotonic() + SECONDS_MOST
-    while whole < GOOD_DB and time.monotonic() < deadline:
-        better = _best_without(Session(model, 1), quantized, found.names, measure, deadline)
-        if better is None or better[0] < whole + REGION_GAIN_DB:
+    search = _Search(quantized, measure, time.monotonic() + SECONDS_MOST)
+    while whole < GOOD_DB and time.monotonic() < search.deadline:
+        part = search.worst_part(Session(model, 1), found.names, whole)
+        if part is None:
             break
-        db, region, model = better
-        found.give_up(region, f"with its region in u8 the outputs are {whole:.1f} dB from FP32, without {db:.1f}")
-        whole = db
+        reason = f"with it and its neighbours in u8 the outputs are {whole:.1f} dB from FP32, without {part.db:.1f}"
+        found.give_up(part.names, reason)
+        model, whole = part.model, part.db
     return found
 
 
-def _best_without(session: Session, quantized: Callable[[set[str]], ir.Model], names: Sequence[str], measure: Judge,
-                  deadline: float) -> tuple[float, frozenset[str], ir.Model] | None:  # fmt: skip
-    """(dB, region, model) for the native region whose leaving brings most; None if there are not two of them."""
-    regions = [frozenset(n.name or "" for n in step.nodes) & set(names) for step in session.steps if step.native]
-    regions = [region for region in regions if region]
-    best = None
-    for region in regions[:REGIONS_MOST] if len(regions) > 1 else []:
-        model = quantized(set(names) - region)
-        db, _ = measure(model)
-        if best is None or db > best[0]:
-            best = (db, region, model)
-        if time.monotonic() > deadline:
-            break
-    return best
+@dataclass(frozen=True)
+class _Part:
+    """Nodes to give up; the model without them, and how near to FP32 it is."""
+
+    names: frozenset[str]
+    model: ir.Model
+    db: float
+
+
+@dataclass
+class _Search:
+    quantized: Callable[[set[str]], ir.Model]
+    measure: Judge
+    deadline: float
+
+    def worst_part(self, session: Session, names: Sequence[str], before: float) -> _Part | None:
+        """The part of a native region whose leaving brings most; None if none brings REGION_GAIN_DB."""
+        regions = [[n.name or "" for n in step.nodes if n.name in set(names)] for step in session.steps if step.native]
+        regions = [region for region in regions if region]
+        if len(regions) == 1:
+            return self._narrowed(names, regions[0], None, GOOD_DB)
+        best: tuple[_Part, list[str]] | None = None
+        for region in regions[:REGIONS_MOST]:
+            part = self._without(names, region)
+            if best is None or part.db > best[0].db:
+                best = part, region
+            if time.monotonic() > self.deadline:
+                break
+        if best is None or best[0].db < before + REGION_GAIN_DB:
+            return None
+        return self._narrowed(names, best[1], best[0], min(GOOD_DB, before + 0.7 * (best[0].db - before)))
+
+    def _narrowed(self, names: Sequence[str], part: list[str], found: _Part | None, target: float) -> _Part | None:
+        """The smallest run of nodes inside `part`, by halving, without which `target` is reached."""
+        while len(part) > 1 and time.monotonic() < self.deadline:
+            halves = part[: len(part) // 2], part[len(part) // 2 :]
+            better = max((self._without(names, half) for half in halves), key=lambda p: p.db)
+            if better.db < target:
+                break
+            found, part = better, [name for name in part if name in better.names]
+        return found
+
+    def _without(self, names: Sequence[str], part: Sequence[str]) -> _Part:
+        model = self.quantized(set(names) - set(part))
+        return _Part(frozenset(part), model, self.measure(model)[0])
 
 
 def last_arithmetic(selection: Selection, names: Collection[str]) -> set[str]:

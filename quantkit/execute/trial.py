@@ -48,7 +48,7 @@ class Trial:
     """keep: node name -> reason why it stays in FP32. reference: what FP32 makes of each of `samples`, by the names of
     quantkit.fuse.judged.judged_tensors.
 
-    timing: what was measured, in words. unfolded: FP32 it is, and the graph before folding is the faster one.
+    timing: what was measured, in words. unfolded: FP32 it is, and the folded graph is not clearly the faster one.
     """
 
     keep: dict[str, str]
@@ -122,6 +122,7 @@ class _Search:
         self.trials, self.deadline = 0, time.monotonic() + SECONDS_MOST
         self.ranges: dict[str, Range] = {}
         self.not_finite: set[str] = set()
+        self.with_values: set[str] = set()
         self.has_nan = False
 
     def run(self) -> Trial:
@@ -130,10 +131,13 @@ class _Search:
         if self.has_nan:
             return result  # a model or sample that is broken in FP32: calibration names tensor and sample
         names = [node.name or "" for node in self.selection.forms]
+        wild = self.not_finite
         for node, form in self.selection.forms.items():
-            wild = [v.name or "" for v in (*form.data, *node.outputs) if v.name in self.not_finite]
-            if wild:
-                result.keep[node.name or ""] = f"{wild[0]!r} holds infinite values"
+            tensors = [v.name or "" for v in (*form.data, *node.outputs) if v.name in self.ranges or v.name in wild]
+            problems = [f"{name!r} holds infinite values" for name in tensors if name in wild]
+            problems += [f"{name!r} holds no values" for name in tensors if name not in self.with_values]
+            if problems:
+                result.keep[node.name or ""] = problems[0]
         left = [name for name in names if name not in result.keep]
         reason = self._problem(left)
         if reason:
@@ -165,7 +169,9 @@ class _Search:
     def _note_range(self, name: str, array: np.ndarray | None) -> None:
         if array is None or array.size == 0:
             self.ranges.setdefault(name, Range(0.0, 0.0))
-        elif not np.abs(array).max() < LARGEST_VALUE:
+            return
+        self.with_values.add(name)
+        if not np.abs(array).max() < LARGEST_VALUE:
             self.not_finite.add(name)
             self.has_nan |= bool(np.isnan(array).any())
         else:

@@ -13,6 +13,8 @@ FAINT = 1e-12
 """Mean square below which an output is silent and has no SQNR."""
 SLICES_MOST, SLICE_LEAST = 512, 32
 """An axis of at most so many slices of at least so many values holds different quantities side by side."""
+ROW_LEAST = 16
+"""A last axis of at least so many values is a row whose largest value means something."""
 STEP = 8.0
 """Slices whose largest values differ by more than this factor are of different groups: 3 of 8 bits are lost."""
 
@@ -59,7 +61,9 @@ def worst_db(wanted: Mapping[str, Any], got: Mapping[str, Any], *, by_slice: boo
 
     One array may hold quantities of different size, boxes in pixels beside scores up to 1: the SQNR of the whole array
     says nothing about the small ones. So the slices along each axis are grouped by their largest value, and each group
-    counts for itself. inf if no float output is comparable.
+    counts for itself. The signal is what differs from the mean: a network that gives -8 for every class but one says
+    nothing by the -8. The largest value of each row, which decides most tasks, counts for itself too. inf if no float
+    output is comparable.
     """
     worst = float("inf")
     for name, y in wanted.items():
@@ -68,9 +72,20 @@ def worst_db(wanted: Mapping[str, Any], got: Mapping[str, Any], *, by_slice: boo
             continue
         for ours, theirs in _groups(y, found) if by_slice else [(y, found)]:
             finite = ours[np.isfinite(ours)]
-            if finite.size and float(np.mean(np.square(finite, dtype=np.float64))) > FAINT:
-                worst = min(worst, sqnr_db(ours, theirs))
+            mean = finite.mean(dtype=np.float64) if finite.size else 0.0
+            if finite.size and float(np.var(finite, dtype=np.float64)) > FAINT:
+                worst = min(worst, sqnr_db(ours - mean, theirs - mean))
+        worst = min(worst, _peaks_db(y, found))
     return worst
+
+
+def _peaks_db(y: np.ndarray, found: np.ndarray) -> float:
+    """The SQNR of the largest value of each row of the last axis, as its height above the row's mean."""
+    if y.ndim < 2 or y.shape[-1] < ROW_LEAST or not np.isfinite(y).all():
+        return float("inf")
+    where, mean = y.argmax(-1)[..., None], y.mean(-1, dtype=np.float64)[..., None]
+    heights, others = (np.take_along_axis(a, where, -1) - mean for a in (y, found))
+    return sqnr_db(heights, others) if float(np.mean(np.square(heights))) > FAINT else float("inf")
 
 
 def _groups(y: np.ndarray, found: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -62,12 +62,12 @@ def test_a_model_that_gains_is_quantized_and_the_gain_is_recorded(timed):
     [
         (gain.Ratio(1.05, 1.10, 1.15, 0.01), True),
         (gain.Ratio(0.95, 1.10, 1.25, 0.01), False),  # may as well be slower
-        (gain.Ratio(1.01, 1.02, 1.03, 0.01), False),  # too little
+        (gain.Ratio(1.01, 1.04, 1.06, 0.01), False),  # too little
         (gain.Ratio(0.80, 0.90, 0.95, 20e-6), True),  # 2 us: the price of a call
         (gain.Ratio(0.70, 0.75, 0.80, 60e-6), False),  # 20 us of 60
     ],
 )
-def test_int8_pays_where_it_is_clearly_not_slower_and_gains_at_least_three_percent(ratio, pays):
+def test_int8_pays_where_it_is_clearly_not_slower_and_gains_enough(ratio, pays):
     assert ratio.pays is pays
 
 
@@ -95,9 +95,9 @@ def test_the_slowest_of_the_input_shapes_decides(monkeypatch):
     assert pipeline.quantize(model, data[:1], config=FAST).kind == "calibrated"
 
 
-def test_the_graph_before_folding_comes_out_where_folding_made_it_slower(timed, monkeypatch):
+def test_the_graph_before_folding_comes_out_where_folding_gained_nothing(timed, monkeypatch):
     timed(0.9)
-    monkeypatch.setattr(gain, "_against_float", lambda *_: gain.Ratio(0.8, 0.8, 0.8, 0.01))
+    monkeypatch.setattr(gain, "_against_float", lambda *_: gain.Ratio(0.9, 1.0, 1.1, 0.01))
     result = pipeline.quantize(small_net(), [sample()], config=FAST)
     assert result.kind == "fp32"
     assert [node.name for node in result.model.graph] == [node.name for node in small_net().graph.node]

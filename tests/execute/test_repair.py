@@ -102,6 +102,22 @@ def test_slices_of_another_magnitude_count_for_themselves(by_slice, low, high):
     assert low < worst_db({"y": y}, {"y": got}, by_slice=by_slice) < high
 
 
+def test_tensors_without_values_keep_their_nodes_in_fp32():
+    model = detector()
+    nodes, output = list(model.graph.node), onnx.numpy_helper.from_array(np.array([0], np.int64), "none")
+    model.graph.initializer.append(output)
+    empty = helper.make_node("Slice", ["c1", "none", "none"], ["empty"], name="empty")
+    joined = helper.make_node("Concat", ["c1", "empty"], ["c2"], name="joined", axis=0)
+    nodes[3].input[0] = "c2"
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:3], empty, joined, *nodes[3:]])
+    x = noise((1, 3, 16, 16))
+    result = pipeline.quantize(model, [{"x": x}, {"x": 2 * x}])
+    assert result.kind == "calibrated"
+    wanted = quantkit.Session(model).run(None, {"x": x})[0]
+    assert worst_db({"y": wanted}, {"y": quantkit.Session(result.model).run(None, {"x": x})[0]}) > 20
+
+
 def test_equal_outputs_and_integers_have_no_error():
     y = {"y": noise((2, 40)), "classes": np.arange(3)}
     assert worst_db(y, y, by_slice=True) == float("inf")

@@ -1,0 +1,73 @@
+"""Seeded inputs that look like what real models take: rendered text, scenes, tones, token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+RATE = 16000
+WORDS = "invoice total signed street number seven orange winter paper doctor yellow market river london".split()
+VOCABULARY = 100
+"""Token ids are drawn below this, and from 1: valid in all these models."""
+
+Shape = tuple[int, ...]
+
+
+def noise(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    return 0.5 * rng.normal(size=shape)
+
+
+def tones(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Four notes with overtones that begin and end, over faint noise. shape: [1, samples] or [1, samples, 1]."""
+    t = np.arange(shape[1]) / RATE
+    wave = 0.001 * rng.normal(size=t.size)
+    for _ in range(4):
+        pitch, start = 110 * 2 ** (rng.integers(0, 36) / 12), rng.uniform(0, t[-1])
+        fade = (t > start) * np.exp(-3 * np.maximum(t - start, 0))
+        wave += sum(0.15 / k * fade * np.sin(2 * np.pi * pitch * k * t) for k in range(1, 5))
+    return wave.reshape(shape)
+
+
+def scene(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Soft background with ellipses of other colours, 0..1. shape: NCHW or NHWC with three channels."""
+    channels_last = shape[-1] == 3
+    height, width = shape[1:3] if channels_last else shape[2:]
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    image = np.stack([0.5 + 0.3 * np.sin(rng.uniform(1, 5) * x + rng.uniform(1, 5) * y) for _ in range(3)])
+    for _ in range(8):
+        centre, radius = rng.uniform(0.1, 0.9, 2), rng.uniform(0.03, 0.2, 2)
+        inside = ((x - centre[0]) / radius[0]) ** 2 + ((y - centre[1]) / radius[1]) ** 2 < 1
+        image = np.where(inside, rng.uniform(0, 1, (3, 1, 1)), image)
+    image = np.clip(image + 0.03 * rng.normal(size=image.shape), 0, 1)
+    return (np.moveaxis(image, 0, -1) if channels_last else image)[None]
+
+
+def text(shape: Shape, rng: np.random.Generator, lines: int = 1) -> np.ndarray:
+    """Dark words on a light ground with a little noise, -1..1, NCHW."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    _, channels, height, width = shape
+    image = Image.new("L", (width, height), 235)
+    draw = ImageDraw.Draw(image)
+    step = height // lines
+    for line in range(lines):
+        words = " ".join(rng.choice(WORDS, 1 if lines == 1 and width < 250 else 2))
+        draw.text((6, line * step + step // 8), words, fill=25, font=ImageFont.load_default(size=int(step * 0.6)))
+    grey = np.asarray(image, np.float64) + 4 * rng.normal(size=(height, width))
+    return np.broadcast_to(grey / 127.5 - 1, (1, channels, height, width))
+
+
+KINDS: dict[str, Callable[[Shape, np.random.Generator], np.ndarray]] = {
+    "noise": noise,
+    "tones": tones,
+    "scene": scene,
+    "scene255": lambda shape, rng: 255 * scene(shape, rng),
+    "text": text,
+    "page": lambda shape, rng: text(shape, rng, lines=8),
+    "ids": lambda shape, rng: rng.integers(1, VOCABULARY, size=shape),
+    "ones": lambda shape, rng: np.ones(shape),
+    "zeros": lambda shape, rng: np.zeros(shape),
+    "16000": lambda shape, rng: np.full(shape, RATE),
+}
+"""make(shape, rng) -> an array, which the caller converts to the input's type."""

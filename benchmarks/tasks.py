@@ -1,0 +1,88 @@
+"""Is the task still done? What a user would notice, from the outputs of both models on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+BEST = 20
+"""Candidates of a detector that are compared: those that FP32 scores highest."""
+OVERLAP = 0.5
+
+Outputs = Sequence[np.ndarray]
+
+
+def cosine(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
+    """The least cosine between the outputs of a sample."""
+    values = []
+    for a, b in zip(fp32, int8, strict=True):
+        x, y = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
+        values.append(float(x @ y / max(np.linalg.norm(x) * np.linalg.norm(y), 1e-30)))
+    return min(values), f"cosine {min(values):.4f}"
+
+
+def top(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
+    """The share of rows whose largest value along the last axis is at the same place."""
+    same = np.concatenate([np.ravel(a.argmax(-1) == b.argmax(-1)) for a, b in zip(fp32, int8, strict=True)])
+    return float(same.mean()), f"same class {100 * same.mean():.4g} %"
+
+
+def over(threshold: float) -> Callable[[Outputs, Outputs], tuple[float, str]]:
+    """The share of equal decisions: value above the threshold or not; by intersection over union where any is."""
+
+    def judge(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
+        a = np.concatenate([np.ravel(y > threshold) for y in fp32])
+        b = np.concatenate([np.ravel(y > threshold) for y in int8])
+        if not a.any():
+            return float((a == b).mean()), f"same decisions {100 * (a == b).mean():.4g} %"
+        union = float((a & b).sum() / (a | b).sum())
+        return union, f"decisions' IoU {union:.3f}"
+
+    return judge
+
+
+def ctc(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
+    """The share of lines that read the same by greedy decoding; [batch, time, classes] or [time, batch, classes]."""
+    same = [_line(a) == _line(b) for a, b in zip(fp32, int8, strict=True)]
+    return float(np.mean(same)), f"same text {sum(same)} of {len(same)}"
+
+
+def _line(scores: np.ndarray) -> list[int]:
+    classes = scores.reshape(-1, scores.shape[-1]).argmax(-1)
+    changed = np.concatenate([[True], classes[1:] != classes[:-1]])
+    return [int(c) for c in classes[changed] if c != 0]
+
+
+def boxes(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
+    """Of the candidates that FP32 scores highest, the share whose box overlaps by OVERLAP and whose class is the same.
+
+    Outputs [1, 4 + classes, candidates], boxes as centre and size.
+    """
+    matched = []
+    for a, b in zip(fp32, int8, strict=True):
+        best = np.argsort(-a[0, 4:].max(0))[:BEST]
+        overlap = _overlap(_corners(a[0, :4, best].T), _corners(b[0, :4, best].T))
+        same = a[0, 4:, best].argmax(-1) == b[0, 4:, best].argmax(-1)
+        matched.append((overlap >= OVERLAP) & same)
+    share = float(np.mean(matched))
+    return share, f"boxes matched {100 * share:.4g} %"
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:2] - boxes[2:] / 2, boxes[:2] + boxes[2:] / 2])
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of [4, n] corners."""
+    sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
+    common = sides.prod(0)
+    return common / np.maximum((a[2:] - a[:2]).prod(0) + (b[2:] - b[:2]).prod(0) - common, 1e-9)
+
+
+JUDGES: dict[str, Callable[[Outputs, Outputs], tuple[float, str]]] = {
+    "cosine": cosine, "top": top, "over 0.3": over(0.3), "over 0.5": over(0.5), "ctc": ctc, "boxes": boxes,
+}  # fmt: skip
+"""judge(outputs of FP32, of INT8, one a sample) -> (1 is the same, in words)."""
+KEPT = {"cosine": 0.98, "top": 0.95, "over 0.3": 0.9, "over 0.5": 0.9, "ctc": 0.95, "boxes": 0.9}
+"""Below this the task counts as lost."""
