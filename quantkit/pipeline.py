@@ -102,13 +102,22 @@ def fused_model(model: Any, keep_fp32: Iterable[str] = (), partial: bool = False
     return loaded, decisions
 
 
-def fused_float(model: Any) -> onnx.ModelProto:
-    """The folded FP32 graph in standard ops, its tensors named as the calibrated model's `..._quantized` ones."""
+def fused_float(model: Any, int8: Any = None) -> onnx.ModelProto:
+    """The folded FP32 graph in standard ops, its tensors named as the calibrated model's `..._quantized` ones.
+
+    int8: that calibrated model, if its channels may have been scaled or shifted: the tensors are then shown likewise.
+    """
     import onnx_ir as ir
 
     from quantkit.fuse.expand import expand
+    from quantkit.load import load
+    from quantkit.quantize.equalize import EQUALIZED_KEY, from_json, show_equalized
 
-    return ir.to_proto(expand(fused_model(model, partial=True)[0]))
+    expanded = expand(fused_model(model, partial=True)[0])
+    record = None if int8 is None else load(getattr(int8, "model", int8)).metadata_props.get(EQUALIZED_KEY)
+    if record is not None:
+        show_equalized(expanded, from_json(record))
+    return ir.to_proto(expanded)
 
 
 def _explained(stage: Callable[..., ModelResult]) -> Callable[..., ModelResult]:
@@ -204,7 +213,7 @@ def compare(fp32: Any, int8: Any, data: Any, **options: Any) -> Any:
     """Accuracy, fidelity, size and speed of an INT8 model against its FP32 original: see quantkit.report.compare."""
     from quantkit.report.compare import compare as compare_models
 
-    return compare_models(fp32, int8, data, float_graph=fused_float, **options)
+    return compare_models(fp32, int8, data, float_graph=lambda model: fused_float(model, int8), **options)
 
 
 def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[Decision], sources: list[Path],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
 from quantkit.load.constants import release
 from quantkit.observe import (
+    Batch,
     CalibrationTable,
     Dataset,
     Preprocess,
@@ -28,11 +29,12 @@ from quantkit.observe import (
 )
 from quantkit.quantize.apply import apply
 from quantkit.quantize.bias import channel_axis, spatial_size, without_mean_error
+from quantkit.quantize.equalize import EQUALIZED_KEY, LAWS, equalize, to_json
 from quantkit.quantize.layers import Layer, layer_of
-from quantkit.quantize.measure import Fidelity
+from quantkit.quantize.measure import Fidelity, Samples
 from quantkit.quantize.methods import Choices, by_tensor
 from quantkit.quantize.qparams import QuantizedWeights, params_from_range, quantize_weights
-from quantkit.quantize.replay import Replay
+from quantkit.quantize.replay import Replay, halves
 from quantkit.quantize.runners import OpenInt8
 from quantkit.quantize.search import search
 from quantkit.quantize.select import Selection, select
@@ -48,6 +50,10 @@ CLOSE_DB = 1.0
 """`best` also tunes the methods that measured within this of the first: tuning moves models by about as much."""
 DRAWS = 2
 """Draws of sampled positions that `best` tunes with, for each method."""
+EQUALIZE_DB = 0.5
+"""Equalization must gain this before the weights are tuned: draws of positions differ by as much afterwards."""
+EQUALIZE_UNJUDGED_DB = 6.0
+"""The same where all samples are needed for the ranges: only outlier channels explain such a gain."""
 MEASURED_SAMPLES = 32
 """Samples on which methods are compared: seconds of work, and the order of the methods shows."""
 
@@ -89,6 +95,8 @@ def calibrate_fused(model: ir.Model, selection: Selection, data: Any, config: Qu
             table.fill(config)
             table.save(table_out)
         maker = Maker(model, selection, table.statistics, config, replay, threads, progress, open_int8)
+        if config.effort != "fast" and open_int8 is not None:
+            maker = maker.equalized(open_int8, backend)
         made = maker.reach(config.goal) if config.goal is not None and open_int8 is not None else maker.made()
     note = Decision("quantize", "calibrated", "model", f"{table.samples} samples, ranges by {maker.method}")
     made.model.metadata_props.update({
@@ -183,6 +191,46 @@ class Maker:
         made.model.metadata_props[GOAL_KEY] = json.dumps(found.record)
         return made
 
+    def equalized(self, open_int8: OpenInt8, backend: Any = None) -> Maker:
+        """The maker for the model equalized by the law that measures best; this one where none gains EQUALIZE_DB.
+
+        Channels brought to their largest values seen are clipped one by one by larger ones: laws are judged on samples
+        that gave no range, where there are such.
+        """
+        known, unseen = halves(self.replay.first(2 * MEASURED_SAMPLES), cut=not has_static_batch(self.model))
+        fidelity = Fidelity(self.expanded, unseen or known, self.threads)
+        config = replace(self.config, method=self.base)
+        scores = {}
+        for law in (None, *LAWS):
+            variant = self._by_law(law, known, config, backend)
+            if variant is None:
+                return self
+            scores[law] = fidelity.sqnr(variant.plain(self.base)[0], open_int8)
+        best = max(LAWS, key=lambda law: scores[law])
+        better = scores[best] >= scores[None] + (EQUALIZE_DB if unseen else EQUALIZE_UNJUDGED_DB)
+        listed = ", ".join(f"{law or 'none'} {db:.2f} dB" for law, db in scores.items())
+        note = Decision("quantize", "measured", "model", f"equalized by {best if better else 'none'}: {listed}")
+        made = self._by_law(best, self.replay, self.config, backend) if better else None
+        maker = made or self
+        maker.decisions.append(note)
+        return maker
+
+    def _by_law(self, law: str | None, samples: Samples, config: QuantConfig, backend: Any) -> Maker | None:
+        """The maker for the model equalized by a law (None: as it is), observed on `samples`; None where no channel is
+        free."""
+        copy = self.model.clone()
+        copy.meta.update(self.model.meta)
+        if law is not None:
+            done = equalize(copy, samples, law, self.threads)
+            if not done:
+                return None
+            copy.metadata_props[EQUALIZED_KEY] = to_json(done)
+        selection = select(copy, lambda name: name not in self.chosen)
+        batches = [Batch(feeds, None, [f"row {row}" for row in range(valid)], valid) for feeds, valid in samples]
+        statistics = observe(expand(copy), observed_tensors(copy, selection), batches, backend=backend,
+                             channels=weighted_inputs(selection), threads=self.threads)  # fmt: skip
+        return Maker(copy, selection, statistics, config, self.replay, self.threads, self.progress, self.open_int8)
+
     def _measured_method(self, open_int8: OpenInt8) -> str:
         """The method whose INT8 model is nearest to FP32 on some calibration samples."""
         fidelity = Fidelity(self.expanded, self.replay.first(MEASURED_SAMPLES), self.threads)
@@ -247,6 +295,11 @@ def _table(model: ir.Model, selection: Selection, dataset: Dataset, replay: Repl
                          backend=backend, threads=threads, progress=progress)  # fmt: skip
     count = dataset.count or replay.samples
     return CalibrationTable(digest, dataset.digest, preprocess_digest(dataset.preprocess), count, statistics)
+
+
+def has_static_batch(model: ir.Model) -> bool:
+    """Whether an input has a fixed first dimension."""
+    return any(value.shape and isinstance(value.shape[0], int) for value in model.graph.inputs)
 
 
 def table_ranges(model: ir.Model, selection: Selection, statistics: Mapping[str, TensorStatistics],

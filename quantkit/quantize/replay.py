@@ -98,3 +98,17 @@ class Replay:
             if total >= samples:
                 return list(islice(self, index + 1))
         return list(self)
+
+
+def halves(samples: list[tuple[dict[str, np.ndarray], int]], *, cut: bool) -> tuple[list[Any], list[Any]]:
+    """The first and the second half of some batches. A batch alone is cut if `cut` allows it and its feeds share axis
+    0; else the second half is empty."""
+    if len(samples) > 1:
+        middle = (len(samples) + 1) // 2
+        return samples[:middle], samples[middle:]
+    feeds, valid = samples[0]
+    if not cut or valid < 2 or any(array.ndim == 0 or len(array) != valid for array in feeds.values()):
+        return samples, []
+    middle = (valid + 1) // 2
+    parts = [{name: array[part] for name, array in feeds.items()} for part in (slice(middle), slice(middle, None))]
+    return [(parts[0], middle)], [(parts[1], valid - middle)]

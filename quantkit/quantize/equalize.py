@@ -1,0 +1,254 @@
+"""Channels scaled and shifted so that one set of u8 or s8 parameters suits them all; the network's function stays.
+
+x' = s x + c for every channel: the layer that makes x takes s and c into its weights and bias, those that read x take
+them out again. Nagel et al., "Data-free quantization through weight equalization and bias correction" (ICCV 2019); Xiao
+et al., "SmoothQuant" (ICML 2023); Wei et al., "Outlier Suppression+" (EMNLP 2023) for the shift.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.fuse.expand import expand
+from quantkit.fuse.graph import constant, new_initializer, quantkit_name
+from quantkit.fuse.opnames import OpName
+from quantkit.observe import FloatRunner
+from quantkit.quantize.channel_ids import ChannelIds
+
+LAWS = {"weights": (0.0, 0.5), "smooth": (0.5, 0.5), "activations": (1.0, 0.0)}
+"""law -> (a, b) in s = (column of weights)^b / (peak of the channel)^a, each as its largest magnitude; with a = 0 the
+factor is cross-layer equalization: (column of the readers / row of the writer)^b, repeated."""
+ROUNDS = 8
+"""Of cross-layer equalization; each layer has a neighbour on both sides."""
+MOST = 64.0
+"""A factor differs from the mean of its tensor by this at most: a channel that hardly ever speaks is not blown up."""
+EQUALIZED_KEY = "quantkit.equalized"
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x' = scale x + shift of the channels on `axis`. scale, shift: float32 [C]."""
+
+    axis: int
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+def equalize(model: ir.Model, samples: Iterable[tuple[dict[str, np.ndarray], int]], law: str,
+             threads: int | None = None) -> dict[str, Affine]:  # fmt: skip
+    """Rewrites a fused FP32 `model` in place by one of LAWS; samples give the ranges of the channels.
+
+    Returns what was done to each tensor; empty where nothing may be scaled or shifted.
+    """
+    ids = ChannelIds(model)
+    found = {value: ids.of(value) for value in ids.tensors if value.name}
+    known = {value: channels for value, channels in found.items() if channels is not None}
+    values = list(known)
+    if not values:
+        return {}
+    low, high = _channel_ranges(model, ids, values, samples, threads)
+    shifts = {value: -(low[value] + high[value]) / 2 for value in values if _is_shiftable(value)}
+    shift_channels(model, shifts)
+    peak = np.zeros(ids.count)
+    for value in values:
+        shift = shifts.get(value, 0.0)
+        np.maximum.at(peak, known[value], np.maximum(np.abs(low[value] + shift), np.abs(high[value] + shift)))
+    factors = _factors(model, ids, peak, law)
+    scale_channels(model, ids, factors)
+    return {
+        value.name or "": Affine(
+            ids.axis_of(value),
+            factors[known[value]].astype(np.float32),
+            (factors[known[value]] * shifts.get(value, np.zeros(1))).astype(np.float32),
+        )
+        for value in values
+    }
+
+
+def _channel_ranges(model: ir.Model, ids: ChannelIds, values: Sequence[ir.Value],
+                    samples: Iterable[tuple[dict[str, np.ndarray], int]], threads: int | None
+                    ) -> tuple[dict[ir.Value, np.ndarray], dict[ir.Value, np.ndarray]]:  # fmt: skip
+    """(least, largest value) of every channel, float64 [C]."""
+    names = [value.name or "" for value in values]
+    runner = FloatRunner(expand(model), threads, expose=names)
+    low = {value: np.full(len(ids.of(value)), np.inf) for value in values}  # type: ignore[arg-type]
+    high = {value: np.full(len(ids.of(value)), -np.inf) for value in values}  # type: ignore[arg-type]
+    for feeds, valid in samples:
+        for value, array in zip(values, runner.run(feeds, names), strict=True):
+            others = tuple(axis for axis in range(array.ndim) if axis != ids.axis_of(value))
+            low[value] = np.minimum(low[value], array[:valid].min(axis=others))
+            high[value] = np.maximum(high[value], array[:valid].max(axis=others))
+    return low, high
+
+
+def _factors(model: ir.Model, ids: ChannelIds, peak: np.ndarray, law: str) -> np.ndarray:
+    """float64 [ids.count]: 1 for fixed channels, and for those without data or weights."""
+    by_peak, by_column = LAWS[law]
+    total = np.ones(ids.count)
+    for _ in range(ROUNDS if by_peak == 0 else 1):
+        rows, columns = _weight_peaks(model, ids, total)
+        known = (peak > 0) & (rows > 0) & (columns > 0)
+        known[0] = False
+        divisor = peak[known] ** by_peak if by_peak else rows[known] ** by_column
+        total[known] *= columns[known] ** by_column / divisor
+    for value in ids.tensors:  # around 1 in every tensor: factors common to a tensor change nothing
+        found = ids.of(value)
+        moved = None if found is None else found[total[found] != 1.0]
+        if moved is not None and moved.size:
+            middle = np.exp(np.log(total[moved]).mean())
+            total[moved] = np.clip(total[moved], middle / MOST, middle * MOST)
+    return total
+
+
+def _weight_peaks(model: ir.Model, ids: ChannelIds, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(largest |w| of the rows that make each channel, of the columns that read it) after scaling by factors so far."""
+    rows, columns = np.zeros(ids.count), np.zeros(ids.count)
+    for node in model.graph:
+        name = quantkit_name(node)
+        if node.op_type == "LayerNormalization" and ids.of(node.outputs[0]) is not None:
+            rows[ids.of(node.outputs[0])] = 1.0  # its scale stays FP32: no rows to equalize
+        if name is None or not name.is_weighted:
+            continue
+        weights, given, made = constant(node.inputs[1]), ids.of(node.inputs[0]), ids.of(node.outputs[0])
+        assert weights is not None
+        size = np.abs(weights.astype(np.float64))
+        if given is not None:
+            size = size * columns_like(name, node, weights.shape, 1.0 / factors[given])
+        size = np.moveaxis(size, 1, 0) if name.base == "MatMul" else size
+        if made is not None:
+            size = size * factors[made].reshape(-1, *[1] * (size.ndim - 1))
+            np.maximum.at(rows, made, size.reshape(len(size), -1).max(axis=1))
+        if given is not None:
+            groups = len(given) // size.shape[1]
+            by_group = size.reshape(groups, len(size) // groups, size.shape[1], -1)
+            np.maximum.at(columns, given, by_group.max(axis=(1, 3)).reshape(-1))
+    return rows, columns
+
+
+def scale_channels(model: ir.Model, ids: ChannelIds, factors: np.ndarray) -> None:
+    """Multiplies every channel by the factor of its id, in place; the function of the model stays the same.
+
+    factors: float64 [ids.count], positive, factors[0] = 1. Weights become s_out W / s_in, biases s_out b.
+    """
+    for node in list(model.graph):
+        name = quantkit_name(node)
+        made = ids.of(node.outputs[0])
+        if name is not None and name.is_weighted:
+            given, weights = ids.of(node.inputs[0]), constant(node.inputs[1])
+            assert weights is not None
+            if given is not None:
+                _multiply(model.graph, node, 1, columns_like(name, node, weights.shape, 1.0 / factors[given]))
+            if made is not None:
+                shape = (1, -1) if name.base == "MatMul" else (-1, *[1] * (weights.ndim - 1))
+                _multiply(model.graph, node, 1, factors[made].reshape(shape))
+                _multiply(model.graph, node, 2, factors[made])
+        elif node.op_type == "LayerNormalization" and node.domain == "" and made is not None:
+            for index in range(1, len(node.inputs)):
+                _multiply(model.graph, node, index, factors[made])
+
+
+def shift_channels(model: ir.Model, shifts: Mapping[ir.Value, np.ndarray]) -> None:
+    """Adds constants to the channels of tensors (for which `_is_shiftable`), in place: b' = b + c_out - W c_in."""
+    for node in list(model.graph):
+        name = quantkit_name(node)
+        if name is None or not name.is_weighted:
+            continue
+        moved = np.zeros(1)
+        x, out = node.inputs[0], node.outputs[0]
+        if out in shifts:
+            moved = moved + shifts[out]
+        if name.add and node.inputs[3] in shifts:
+            moved = moved - shifts[node.inputs[3]]  # type: ignore[index]
+        if x in shifts:
+            weights = constant(node.inputs[1])
+            assert weights is not None
+            product = weights * columns_like(name, node, weights.shape, shifts[x])  # type: ignore[index]
+            kept = 1 if name.base == "MatMul" else 0
+            moved = moved - product.sum(axis=tuple(axis for axis in range(weights.ndim) if axis != kept))
+        if moved.any():
+            bias = constant(node.inputs[2])
+            assert bias is not None
+            _replace(model.graph, node, 2, bias.astype(np.float64) + moved)
+
+
+def _is_shiftable(value: ir.Value) -> bool:
+    """Made by a weighted layer without activation, read by weighted layers alone, none of which pads it with zeros."""
+    producer = value.producer()
+    name = None if producer is None else quantkit_name(producer)
+    if name is None or not name.is_weighted or name.activation or value.is_graph_output():
+        return False
+    for use in value.uses():
+        reader = quantkit_name(use.node)
+        if reader is None or not reader.is_weighted or reader.base == "ConvTranspose":
+            return False
+        if use.idx == 0 and reader.base == "Conv" and any(use.node.attributes["pads"].as_ints()):
+            return False
+    return True
+
+
+def columns_like(name: OpName, node: ir.Node, shape: Sequence[int], values: np.ndarray) -> np.ndarray:
+    """Values of the input channels [C_in], shaped so that they multiply weights of this shape."""
+    if name.base == "MatMul":
+        return values.reshape(-1, 1)
+    groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    spread = np.repeat(values.reshape(groups, -1), shape[0] // groups, axis=0)
+    return spread.reshape(shape[0], shape[1], *[1] * (len(shape) - 2))
+
+
+def _multiply(graph: ir.Graph, node: ir.Node, index: int, by: np.ndarray) -> None:
+    array = constant(node.inputs[index])
+    assert array is not None
+    _replace(graph, node, index, array.astype(np.float64) * by)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, index: int, array: np.ndarray) -> None:
+    """Gives a node a constant of its own: another node may share the old one."""
+    value = node.inputs[index]
+    assert value is not None
+    node.replace_input_with(index, new_initializer(graph, f"{value.name}_equalized", array.astype(np.float32)))
+
+
+def to_json(done: Mapping[str, Affine]) -> str:
+    """For the model's metadata: tensor -> axis, scale and shift as base64 of little-endian float32."""
+    code = {
+        name: [a.axis, *(base64.b64encode(v.astype("<f4").tobytes()).decode() for v in (a.scale, a.shift))]
+        for name, a in done.items()
+    }
+    return json.dumps(code, separators=(",", ":"))
+
+
+def from_json(text: str) -> dict[str, Affine]:
+    """Inverse of to_json."""
+    return {
+        name: Affine(axis, *(np.frombuffer(base64.b64decode(part), "<f4") for part in parts))
+        for name, (axis, *parts) in json.loads(text).items()
+    }
+
+
+def show_equalized(model: ir.Model, done: Mapping[str, Affine]) -> None:
+    """Gives tensors of a float `model` that nobody changed the values that equalization gave them, in place.
+
+    The tensor itself is renamed and goes on to its readers; a Mul and an Add beside it make x' under its name.
+    """
+    for node in list(model.graph):
+        for value in node.outputs:
+            affine = done.get(value.name or "")
+            if affine is None or value.is_graph_output():
+                continue
+            name = value.name or ""
+            shape = (-1, *[1] * ((len(value.shape) if value.shape is not None else 4) - 1 - affine.axis))
+            value.name = f"{name}/before_equalization"
+            parts = [
+                new_initializer(model.graph, f"{name}/{what}", array.reshape(shape))
+                for what, array in (("scale", affine.scale), ("shift", affine.shift))
+            ]
+            scaled = ir.node("Mul", [value, parts[0]], name=f"{name}/Mul")
+            shifted = ir.node("Add", [scaled.outputs[0], parts[1]], name=f"{name}/Add")
+            shifted.outputs[0].name, shifted.outputs[0].shape, shifted.outputs[0].type = name, value.shape, value.type
+            model.graph.insert_after(node, [scaled, shifted])
