@@ -107,3 +107,16 @@ def test_best_is_the_nearest_of_several_tuned_models():
     balanced = pipeline.quantize(proto, DATA, config=QuantConfig(effort="balanced"))
     assert fidelity(proto, result.model, DATA) >= fidelity(proto, balanced.model, DATA)
     assert any(d.detail.startswith("nearest of the tuned models") for d in result.decisions)
+
+
+def test_best_without_time_is_balanced():
+    """The first model is that of balanced; the budget is over before another is begun."""
+    proto = network()
+    made = []
+    for effort in ("best", "balanced"):
+        config = QuantConfig(effort=effort, time_budget=1e-9)
+        result = pipeline.quantize(proto, DATA, config=config)
+        made.append({node.name: node.inputs[3].const_value.numpy() for node in result.model.graph
+                     if node.op_type.startswith(("QConv", "QGemm"))})  # fmt: skip
+    assert made[0].keys() == made[1].keys() != set()
+    assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
