@@ -28,6 +28,8 @@ from quantkit.observe import (
     preprocess_digest,
     range_for,
 )
+from quantkit.observe.runner import STREAM_BYTES
+from quantkit.observe.streamed import weight_bytes
 from quantkit.quantize.apply import apply
 from quantkit.quantize.bias import channel_axis, spatial_size, without_mean_error
 from quantkit.quantize.equalize import EQUALIZED_KEY, LAWS, equalize, to_json
@@ -207,6 +209,8 @@ class Maker:
         Channels brought to their largest values seen are clipped one by one by larger ones: laws are judged on samples
         that gave no range, where there are such.
         """
+        if weight_bytes(self.model) > STREAM_BYTES:
+            return self  # equalized weights are copies
         known, unseen = halves(self.replay.first(2 * MEASURED_SAMPLES), cut=not has_static_batch(self.model))
         fidelity = Fidelity(self.expanded, unseen or known, self.threads)
         config = replace(self.config, method=self.base)
