@@ -24,7 +24,7 @@ def layer(base: str = "Conv", groups: int = 1, seed: int = 0) -> Layer:
     shape = (6, 4 // groups, 3, 3) if base == "Conv" else (4, 6)
     weights = rng.normal(size=shape)
     return Layer("n", base, lambda: weights, rng.normal(size=6), shape, int(base == "MatMul"), groups, "x", None, "y",
-                 {**GEOMETRY, "group": groups})  # fmt: skip
+                 "y", {**GEOMETRY, "group": groups})  # fmt: skip
 
 
 def rounded(of: Layer, x_scale: float = 0.02):
