@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "../conv_requantize.inc"
+#include "lookup.h"
 
 #define GEMM_TARGET         QK_TARGET_AVX2
 #define GEMM_DOT(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
@@ -242,8 +243,6 @@ V_INLINE void finish_u8(const strassen_finish *f, const vi *sums, int32_t v, int
     }
     out += v * LANES;
     v_store_bytes(out, v_unmix(requantize(&f->q, value[0], value[1], value[2], value[3])), vectors * LANES);
-    for (int32_t i = 0; f->e->table && i < vectors * LANES; i++)
-        out[i] = f->e->table[out[i]];
 }
 
 /* The same row of each part of the rows. */
@@ -273,6 +272,15 @@ V_INLINE void finish_row(const strassen_finish *f, int32_t parts, int32_t width)
     }
 }
 
+/* `channels` channels of the rows of a block, from `out` on in each pixel. */
+static void look_up_block(const qk_conv_params *c, const strassen_shape *s, int64_t first, uint8_t *out,
+                          int32_t channels) {
+    uint8_t *at = out + first * c->out_pitch;
+    const int64_t rows = qk_min64(s->parts * s->height, s->rows - first);
+    const qk_byte_rows pixels = {at, at, c->out_pitch, c->out_pitch, rows, channels};
+    qk_lookup_rows_avx2(&pixels, c->epilogue.table);
+}
+
 static GEMM_TARGET void finish_block(const qk_op *op, const qk_task *task, const strassen_shape *s, int32_t panel,
                                      int64_t first, const vf *multiplier) {
     const qk_conv_params *c = op->params;
@@ -297,6 +305,8 @@ static GEMM_TARGET void finish_block(const qk_op *op, const qk_task *task, const
         f.out += (int64_t)c->out_pitch * element;
         f.residual += f.residual ? c->residual_pitch : 0;
     }
+    if (c->epilogue.table)
+        look_up_block(c, s, first, (uint8_t *)qk_at(task, op->out) + channel, s->parts * width * LANES);
 }
 
 /* The panels of one block follow each other and share its inputs. */

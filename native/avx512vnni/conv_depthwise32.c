@@ -6,6 +6,7 @@
 #define DEPTHWISE_NAME           qk_conv_depthwise32_avx512vnni
 #define DEPTHWISE_GROUP          4
 #define DEPTHWISE_DOT(sum, a, b) _mm256_dpbusd_epi32(sum, a, b)
+#define DEPTHWISE_LOOKUP         qk_lookup_rows_avx512vnni
 #define DEPTHWISE_PAYS(channels) ((channels) <= 32)
 #include "conv_depthwise.inc"
 #endif
