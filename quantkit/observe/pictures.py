@@ -18,10 +18,16 @@ def is_picture(value: Any) -> bool:
 
 
 def holds_pictures(data: Any) -> bool:
-    """Whether the first entry of a sequence has a picture; other iterables are not read ahead."""
-    if isinstance(data, (str, bytes, Mapping, np.ndarray)) or not hasattr(data, "__getitem__"):
+    """Whether the first entry of a sequence has a picture, or of an iterable of unknown length that starts anew.
+
+    An iterator is not read ahead: its first entry would be lost. Nor is an iterable that knows its length, such as a
+    loader, which would start its workers for that.
+    """
+    if isinstance(data, (str, bytes, Mapping, np.ndarray, Iterator)) or callable(getattr(data, "get_next", None)):
         return False
-    return bool(len(data)) and any(map(is_picture, _parts(data[0])))
+    if hasattr(data, "__len__"):
+        return hasattr(data, "__getitem__") and bool(len(data)) and any(map(is_picture, _parts(data[0])))
+    return isinstance(data, Iterable) and any(map(is_picture, _parts(next(iter(data), ()))))
 
 
 def prepared(data: Any, recipe: Preprocess) -> Any:

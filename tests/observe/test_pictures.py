@@ -57,6 +57,19 @@ class LikeDataLoader:
         return ((self.Tensor(a), self.Tensor(np.arange(len(a)))) for a in self._arrays)
 
 
+class LikeIterableDataset:
+    """Iterable as often as wanted, of unknown length; has an index only by name, as torch's base class gives it."""
+
+    def __init__(self, images):
+        self._images = images
+
+    def __iter__(self):
+        return ({"image": image, "label": i % 2} for i, image in enumerate(self._images))
+
+    def __getitem__(self, index):
+        raise NotImplementedError
+
+
 def joined(dataset) -> np.ndarray:
     return np.concatenate([batch.feeds["input"] for batch in dataset])
 
@@ -102,3 +115,13 @@ def test_batches_of_tensors_and_labels_are_taken_as_they_are():
     dataset = open_data(LikeDataLoader(arrays), SPEC, preprocess=RECIPE)
     assert np.array_equal(joined(dataset), np.concatenate(arrays))
     assert dataset.has_labels
+
+
+def test_a_stream_of_pictures_is_prepared_like_a_sequence_of_them():
+    images = pictures(5)
+    stream, sequence = (
+        open_data(kind(images), SPEC, preprocess=RECIPE, batch_size=2)
+        for kind in (LikeIterableDataset, LikeHuggingFace)
+    )
+    np.testing.assert_array_equal(joined(stream), joined(sequence))
+    assert joined(stream).shape == (5, 3, 8, 8)
