@@ -3,7 +3,8 @@
     python -m benchmarks.accuracy MODEL.onnx --calib DATA --data DATA [--labels FILE] [--preprocess NAME]
 
 onnxruntime's QDQ files run in onnxruntime, whose u8 x s8 kernels saturate on CPUs without VNNI: its rows depend on the
-machine, quantkit's do not.
+machine, quantkit's do not. Its percentile and entropy calibrators keep every activation of every sample, so they get
+fewer samples (--histogram-samples).
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ ORT_ROWS = {
     "onnxruntime percentile": ("Percentile", False),
     "onnxruntime entropy": ("Entropy", False),
 }
+
+QUANTKIT_ROWS: tuple[tuple[str, QuantConfig, int | None], ...] = (
+    *((f"quantkit {effort}", QuantConfig(effort=effort), None) for effort in EFFORTS),
+    ("quantkit balanced, 16 samples", QuantConfig(), 16),
+    ("quantkit balanced, one weight scale a layer", QuantConfig(per_channel=False), None),
+)
 
 
 class Samples:
@@ -74,10 +81,11 @@ def by_nncf(model: Path, calib: Any) -> Run:
     return lambda values: list(compiled(values).values())
 
 
-def by_quantkit(model: Path, calib: str, preprocess: str | None, effort: str, threads: int | None) -> Run:
-    """pipeline.quantize by an effort, run by the engine."""
-    config = QuantConfig(effort=effort)
-    session = Session(pipeline.quantize(model, calib, preprocess=preprocess, config=config, threads=threads).model)
+def by_quantkit(model: Path, calib: str, preprocess: str | None, config: QuantConfig, threads: int | None,
+                samples: int | None = None) -> Run:  # fmt: skip
+    """pipeline.quantize by a configuration, on all samples or on some, run by the engine."""
+    made = pipeline.quantize(model, calib, preprocess=preprocess, config=config, threads=threads, samples=samples)
+    session = Session(made.model)
     return lambda feeds: session.run(None, feeds)
 
 
@@ -107,6 +115,8 @@ def main() -> None:
     for name in ("labels", "preprocess"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--histogram-samples", type=int, default=16,
+                        help="samples for onnxruntime's percentile and entropy, which keep them all")  # fmt: skip
     parser.add_argument("--only", default="", help="rows whose name contains this text")
     options = parser.parse_args()
     recipe = load_preprocess(options.preprocess) if options.preprocess else None
@@ -123,12 +133,14 @@ def main() -> None:
         folder = Path(name)
         rows: dict[str, Callable[[], Run]] = {"FP32": lambda: reference}
         for label, (method, reduce_range) in ORT_ROWS.items():
-            rows[label] = lambda m=method, r=reduce_range: by_onnxruntime(options.model, calib, m, r, folder)  # type: ignore[misc]
+            few = open_data(options.calib, specs, preprocess=recipe, samples=options.histogram_samples)
+            used, note = (calib, "") if method == "MinMax" else (few, f", {options.histogram_samples} samples")
+            rows[label + note] = lambda m=method, r=reduce_range, u=used: by_onnxruntime(options.model, u, m, r, folder)  # type: ignore[misc]
         if importlib.util.find_spec("nncf") and importlib.util.find_spec("openvino"):
             rows["NNCF"] = lambda: by_nncf(options.model, calib)
-        for effort in EFFORTS:
-            rows[f"quantkit {effort}"] = lambda e=effort: by_quantkit(  # type: ignore[misc]
-                options.model, options.calib, options.preprocess, e, options.threads
+        for label, config, samples in QUANTKIT_ROWS:
+            rows[label] = lambda c=config, n=samples: by_quantkit(  # type: ignore[misc]
+                options.model, options.calib, options.preprocess, c, options.threads, n
             )
         chosen = {label: make for label, make in rows.items() if options.only in label}
         lines = [[label, *measured(make, reference, names, data)] for label, make in chosen.items()]
