@@ -67,6 +67,12 @@ def test_session_stands_in_for_onnxruntime_in_the_common_calls(result, batches):
             assert mine == other
 
 
+def test_providers_with_options_are_taken_as_onnxruntime_takes_them(result):
+    pairs = quantkit.Session(result.proto, providers=[("CPUExecutionProvider", {"arena": "1"})])
+    aside = quantkit.Session(result.proto, providers=["CPUExecutionProvider"], provider_options=[{}])
+    assert pairs.get_providers() == aside.get_providers() == ["CPUExecutionProvider"]
+
+
 def test_a_session_without_the_cpu_among_its_providers_is_refused(result):
     with pytest.raises(quantkit.QuantkitError, match="CPUExecutionProvider"):
         quantkit.Session(result.proto, providers=["CUDAExecutionProvider"])

@@ -126,8 +126,8 @@ class Session:
     streams: requests served side by side, each on its own share of the threads (throughput); more callers wait. None:
     every request may use all threads (latency), and one that finds them busy runs on its caller alone.
     pin: every stream keeps to CPUs of its own (Linux); a caller is pinned while its request runs.
-    sess_options, providers: as onnxruntime takes them, so that one class name is all that changes; the CPU must be
-    among the providers (UsageError). A session may be used from many threads at once.
+    sess_options, providers, provider_options: as onnxruntime takes them, so that one class name is all that changes;
+    the CPU must be among the providers (UsageError), and options of providers have no effect. A session may be used from many threads at once.
     """
 
     def __init__(
@@ -140,8 +140,10 @@ class Session:
         pin: bool = False,
         sess_options: Any = None,
         providers: Sequence[Any] | None = None,
+        provider_options: Any = None,
     ) -> None:
-        if providers and CPU_PROVIDER not in providers:
+        names = [entry if isinstance(entry, str) else entry[0] for entry in providers or ()]
+        if names and CPU_PROVIDER not in names:
             raise UsageError(f"providers {list(providers)} lack {CPU_PROVIDER}, which is what quantkit runs on")
         wanted = threads if threads is not None else getattr(sess_options, "intra_op_num_threads", 0) or None
         self.threads = wanted if wanted is not None else default_threads()
