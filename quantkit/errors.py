@@ -52,6 +52,14 @@ class Interrupted(QuantkitError):
     exit_code = 130
 
 
+class StepFailedError(Exception):
+    """A step of the pipeline raised what it should not have; the pipeline starts anew without it, and says so."""
+
+    def __init__(self, stage: str, step: str, cause: BaseException) -> None:
+        super().__init__(f"{step} failed ({type(cause).__name__}: {first_line(cause)}) and was left out")
+        self.stage, self.step = stage, step
+
+
 def first_line(error: BaseException) -> str:
     """What an exception of another library says, in one line of at most 300 characters."""
     text = str(error).strip()

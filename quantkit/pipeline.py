@@ -9,12 +9,12 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.errors import ModelError, QuantkitError, UsageError, first_line
+from quantkit.errors import ModelError, QuantkitError, StepFailedError, UsageError, first_line
 from quantkit.types import Decision, QuantConfig
 
 if TYPE_CHECKING:
@@ -74,11 +74,25 @@ class ModelResult:
 
 def fused_model(model: Any, keep_fp32: Iterable[str] = (), partial: bool = False
                 ) -> tuple[ir.Model, list[Decision]]:  # fmt: skip
-    """load -> fold -> fuse: an FP32 model as fused FP32 ops in memory.
+    """load -> fold -> fuse: an FP32 model as fused FP32 ops in memory. A step that breaks is left out, and named.
 
     partial: a model that is quantized in part comes with that part as static quantkit ops, as far as they can be.
     Raises ModelError if it is not FP32, UsageError if a regular expression of keep_fp32 matches no node.
     """
+    failures: dict[str, Decision] = {}
+    while True:
+        try:
+            fused, decisions = _fused_without(model, keep_fp32, partial, failures)
+            return fused, [*failures.values(), *decisions]
+        except StepFailedError as failure:
+            if failure.step in failures:
+                raise
+            failures[failure.step] = Decision(failure.stage, "undone", failure.step, str(failure))
+
+
+def _fused_without(model: Any, keep_fp32: Iterable[str], partial: bool, skip: Collection[str]
+                   ) -> tuple[ir.Model, list[Decision]]:  # fmt: skip
+    """As `fused_model`, without the steps `skip`. Raises StepFailedError for one that breaks."""
     from quantkit.fold import fold
     from quantkit.foreign.partial import adopt, rest_in_words, settle
     from quantkit.fuse import fuse
@@ -95,10 +109,10 @@ def fused_model(model: Any, keep_fp32: Iterable[str] = (), partial: bool = False
         decisions += adopt(loaded)
     loaded, converted = to_single(loaded)
     decisions += converted
-    decisions += fold(loaded)
+    decisions += fold(loaded, skip)
     settle(loaded)
     keep = keep_rule(keep_fp32, [*names, *(node.name or "" for node in loaded.graph)])
-    decisions += fuse(loaded, keep)
+    decisions += fuse(loaded, keep, skip)
     return loaded, decisions
 
 
@@ -239,17 +253,28 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
         unfolded = original() if trial.unfolded and original is not None else None
         return _stays_fp32(fused, decisions, trial.verdict, sources, unfolded)
     runners = {"backend": NativeStatistics(), "open_int8": _int8_opener(options.get("threads"))}
-    efforts = [config.effort] if config.effort == "fast" or isinstance(data, Iterator) else [config.effort, "fast"]
     problem = ""
-    for effort in efforts:
-        goal = config.goal if effort == config.effort else None
-        done = calibrate_fused(fused, selection, data, replace(config, effort=effort, goal=goal), **runners, **options)
-        problem = wreck(done.model, trial, options.get("threads"))
+    for tried in _retreat(config, once=isinstance(data, Iterator)):
+        try:
+            done = calibrate_fused(fused, selection, data, tried, **runners, **options)
+            problem = wreck(done.model, trial, options.get("threads"))
+        except QuantkitError:
+            raise
+        except Exception as error:  # whatever a method raises: a plainer one may do
+            problem = f"{type(error).__name__}: {first_line(error)}"
         if not problem:
             _sign(done.model)
             return ModelResult(done.model, "calibrated", [*decisions, *done.decisions], sources)
-        decisions.append(Decision("quantize", "undone", "model", f"effort {effort} gave a model that fails: {problem}"))
+        how = f"effort {tried.effort}" + (f" with {tried.method}" if tried.method else "")
+        decisions.append(Decision("quantize", "undone", "model", f"{how} gave a model that fails: {problem}"))
     return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {problem}", sources)
+
+
+def _retreat(config: QuantConfig, once: bool) -> list[QuantConfig]:
+    """What to try, one after the other, if calibration breaks: as asked, without tuning, by plain extremes."""
+    fast = replace(config, effort="fast", goal=None)
+    steps = [config, fast, replace(fast, method="minmax")]
+    return steps[:1] if once else list(dict.fromkeys(steps))
 
 
 def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path],

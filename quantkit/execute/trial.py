@@ -142,16 +142,28 @@ class _Search:
         reason = self._problem(left)
         if reason:
             left = self._accept(left, [], reason)
-        if left:
-            measure = judge(result.samples, result.reference, self.threads)
-            repaired = repair(self.selection, self._quantized, left, measure)
-            left = repaired.names
-            result.keep.update(repaired.reasons)
-        if left and not (self.config.keep_int8 or os.environ.get(KEEP_VARIABLE, "0") != "0"):
-            choice = fastest_part(self.fused, self.original, self._quantized, left, result.samples, self.threads)
-            result.timing, result.unfolded = choice.detail, choice.unfolded
-            result.keep.update(choice.reasons)
+        for step in (self._repair, self._choose):
+            try:
+                left = step(left) if left else left
+            except Exception as error:  # what runs is known by now; only its improvement failed
+                result.timing = f"not measured: {_in_words(error)}"
         return result
+
+    def _repair(self, left: list[str]) -> list[str]:
+        """Without what spoils the outputs."""
+        measure = judge(self.result.samples, self.result.reference, self.threads)
+        repaired = repair(self.selection, self._quantized, left, measure)
+        self.result.keep.update(repaired.reasons)
+        return repaired.names
+
+    def _choose(self, left: list[str]) -> list[str]:
+        """Without what does not pay."""
+        if self.config.keep_int8 or os.environ.get(KEEP_VARIABLE, "0") != "0":
+            return left
+        choice = fastest_part(self.fused, self.original, self._quantized, left, self.result.samples, self.threads)
+        self.result.timing, self.result.unfolded = choice.detail, choice.unfolded
+        self.result.keep.update(choice.reasons)
+        return [name for name in left if name in choice.names]
 
     def _observe(self) -> None:
         """Ranges of the selection's tensors over the samples, and what each of these is judged by."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 
+from quantkit.errors import StepFailedError
 from quantkit.fold.activations import name_activations
 from quantkit.fold.batchnorm import batchnorm_to_conv, fold_batchnorm
 from quantkit.fold.branches import take_known_branches
@@ -47,15 +50,15 @@ LAST_PASSES: tuple[Pass, ...] = (batchnorm_to_conv,)
 """Run when the others find nothing more: what they would still have folded must not be rewritten before."""
 
 
-def run_passes(model: ir.Model) -> list[Decision]:
-    """All rounds; see quantkit.fold.fold."""
+def run_passes(model: ir.Model, skip: Collection[str] = ()) -> list[Decision]:
+    """All rounds; see quantkit.fold.fold. skip: names of passes to leave out."""
     annotate_shapes(model)
     done: list[Decision] = []
     refused: list[Decision] = []
     for _ in range(ROUND_LIMIT):
-        changes, refused = _run(model, PASSES)
+        changes, refused = _run(model, PASSES, skip)
         if not changes:
-            changes, late = _run(model, LAST_PASSES)
+            changes, late = _run(model, LAST_PASSES, skip)
             refused += late
         done += changes
         if not changes:
@@ -63,9 +66,16 @@ def run_passes(model: ir.Model) -> list[Decision]:
     return [*done, *dict.fromkeys(refused)]
 
 
-def _run(model: ir.Model, passes: tuple[Pass, ...]) -> tuple[list[Decision], list[Decision]]:
-    """One round: what changed and what was refused."""
-    decisions = [decision for one_pass in passes for decision in one_pass(model)]
+def _run(model: ir.Model, passes: tuple[Pass, ...], skip: Collection[str]) -> tuple[list[Decision], list[Decision]]:
+    """One round: what changed and what was refused. Raises StepFailedError: the model is then half rewritten."""
+    decisions = []
+    for one_pass in passes:
+        if one_pass.__name__ in skip:
+            continue
+        try:
+            decisions += one_pass(model)
+        except Exception as error:
+            raise StepFailedError("fold", one_pass.__name__, error) from error
     changes = [decision for decision in decisions if decision.action != DONE_NOTHING]
     if changes:
         remove_unused(model)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import onnx_ir as ir
 
+from quantkit.errors import StepFailedError
 from quantkit.fuse.dimensions import read_sizes_from_inputs
 from quantkit.fuse.graph import Reject
 from quantkit.fuse.norms import fuse_norms
@@ -17,14 +18,26 @@ from quantkit.types import Decision
 __all__ = ["DOMAIN", "OpName", "fuse", "parse"]
 
 
-def fuse(model: ir.Model, keep: Callable[[str], bool] = lambda name: False) -> list[Decision]:
-    """Fuses `model` in place. keep(node name) -> True leaves a node as it is, in FP32.
+COMPOSITIONS = (read_sizes_from_inputs, fuse_compositions, fuse_norms)
+"""What runs before the rules: rewrites of several nodes into one op."""
+
+
+def fuse(
+    model: ir.Model, keep: Callable[[str], bool] = lambda name: False, skip: Collection[str] = ()
+) -> list[Decision]:
+    """Fuses `model` in place. keep(node name) -> True leaves a node as it is, in FP32. skip: COMPOSITIONS left out.
 
     Afterwards weighted nodes that can be quantized are nodes of domain `quantkit` (inputs x, weight, bias
     [, residual]), binary nodes with an activation likewise; everything else is untouched.
-    Returns what was fused, and for each anchor that was not, the reason.
+    Returns what was fused, and for each anchor that was not, the reason. Raises StepFailedError for what one of
+    COMPOSITIONS raises: the model is then half rewritten.
     """
-    decisions = read_sizes_from_inputs(model) + fuse_compositions(model) + fuse_norms(model)
+    decisions: list[Decision] = []
+    for step in COMPOSITIONS:
+        try:
+            decisions += step(model) if step.__name__ not in skip else []
+        except Exception as error:
+            raise StepFailedError("fuse", step.__name__, error) from error
     for weighted in (True, False):
         # Backwards, so that of two convolutions that meet in an Add the later one takes it in.
         for node in reversed(list(model.graph)):
