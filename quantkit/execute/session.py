@@ -127,7 +127,8 @@ class Session:
     every request may use all threads (latency), and one that finds them busy runs on its caller alone.
     pin: every stream keeps to CPUs of its own (Linux); a caller is pinned while its request runs.
     sess_options, providers, provider_options: as onnxruntime takes them, so that one class name is all that changes;
-    the CPU must be among the providers (UsageError), and options of providers have no effect. A session may be used from many threads at once.
+    the CPU must be among the providers (UsageError), and options of providers have no effect.
+    A session may be used from many threads at once.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Session:
     ) -> None:
         names = [entry if isinstance(entry, str) else entry[0] for entry in providers or ()]
         if names and CPU_PROVIDER not in names:
-            raise UsageError(f"providers {list(providers)} lack {CPU_PROVIDER}, which is what quantkit runs on")
+            raise UsageError(f"providers {names} lack {CPU_PROVIDER}, which is what quantkit runs on")
         wanted = threads if threads is not None else getattr(sess_options, "intra_op_num_threads", 0) or None
         self.threads = wanted if wanted is not None else default_threads()
         if not 1 <= self.threads <= MAX_THREADS:
