@@ -4,6 +4,7 @@
 #if QK_X86
 #define GEMM_TARGET           QK_TARGET_AVX2
 #define GEMM_DOT(sum, a, b)   _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+#define GEMM_LOOKUP           qk_lookup_rows_avx2
 #define GEMM_WIDTH            2
 #define WINOGRAD_NAME         qk_conv_winograd_avx2
 #define WINOGRAD_DIRECT       qk_conv_gemm_avx2

@@ -6,6 +6,7 @@
 #define GEMM_NAME           qk_conv_gemm_avx512vnni
 #define GEMM_DOT(sum, a, b) _mm512_dpbusd_epi32(sum, a, b)
 #define GEMM_WIDE           0
+#define GEMM_LOOKUP         qk_lookup_rows_avx512vnni
 #define GEMM_WIDTH          4
 #include "../conv_gemm.inc"
 #endif

@@ -6,6 +6,7 @@
 #define GEMM_NAME           qk_conv_gemm_avxvnni
 #define GEMM_DOT(sum, a, b) _mm256_dpbusd_avx_epi32(sum, a, b)
 #define GEMM_WIDE           0
+#define GEMM_LOOKUP         qk_lookup_rows_avx2
 #define GEMM_WIDTH          2
 #include "../conv_gemm.inc"
 #endif
