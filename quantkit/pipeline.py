@@ -217,6 +217,7 @@ def quantize(model: Any, data: Any, *, config: QuantConfig | None = None, partia
     Raises a QuantkitError that says what is wrong with the model, the data or an option.
     """
     config = config or QuantConfig()
+    (options.get("progress") or _silent)("prepare", 0, None)
     fused, decisions = fused_model(model, config.keep_fp32, partial)
     from quantkit.load import load
 

@@ -245,10 +245,18 @@ class Maker:
                              channels=weighted_inputs(selection), threads=self.threads)  # fmt: skip
         return Maker(copy, selection, statistics, config, self.replay, self.threads, self.progress, self.open_int8)
 
+    def _tell(self, phase: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(phase, done, total)
+
     def _measured_method(self, open_int8: OpenInt8) -> str:
         """The method whose INT8 model is nearest to FP32 on some calibration samples."""
         fidelity = Fidelity(self.expanded, self.replay.first(MEASURED_SAMPLES), self.threads)
-        scores = {method: fidelity.sqnr(self.plain(method)[0], open_int8) for method in METHODS}
+        scores: dict[str, float] = {}
+        for method in METHODS:
+            self._tell("methods", len(scores), len(METHODS))
+            scores[method] = fidelity.sqnr(self.plain(method)[0], open_int8)
+        self._tell("methods", len(scores), len(METHODS))
         best = max(METHODS, key=lambda method: scores[method])
         self.close_methods = [method for method in METHODS if scores[method] > scores[best] - CLOSE_DB]
         listed = ", ".join(f"{name} {db:.2f} dB" for name, db in scores.items())

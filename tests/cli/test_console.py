@@ -157,3 +157,13 @@ def test_help_shows_examples_that_the_command_accepts(command):
         words = shlex.split(line.partition(" >> ")[0])[1:]
         assert words[0] == command
         cli.commands[command].make_context(command, words[1:])
+
+
+def test_every_phase_of_quantize_is_told_and_ends_complete(digits, tmp_path):
+    log, target = tmp_path / "events.jsonl", tmp_path / "out.onnx"
+    command = ["quantize", str(digits.fp32), "--data", str(digits.calib), "--preprocess", str(digits.recipe)]
+    assert main([*command, "--samples", "16", "-o", str(target), "--log-json", str(log)]) == 0
+    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    last = {event["phase"]: event for event in events if event["event"] == "progress"}
+    assert [phase for phase in last if phase != "prepare"] == ["calibrate", "methods", "tune"]
+    assert all(last[phase]["done"] == last[phase]["total"] for phase in ("calibrate", "methods", "tune"))
