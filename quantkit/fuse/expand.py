@@ -63,6 +63,7 @@ def _expand_node(model: ir.Model, node: ir.Node, name: OpName) -> None:
         value = emit_activation(emit, name, value, node.attributes)
     for made in emit.nodes:
         made.meta.update(node.meta)
+        _avoid_initializers(model.graph, made)
     base = next((made for made in emit.nodes if made.op_type == name.base), None)
     if base is not None:  # the activation may be made of ops of the same type, and names are unique
         base.name = node.name
@@ -71,3 +72,12 @@ def _expand_node(model: ir.Model, node: ir.Node, name: OpName) -> None:
     ir.convenience.replace_all_uses_with(out, value, replace_graph_outputs=True)
     model.graph.remove(node, safe=True)
     value.name = out.name
+
+
+def _avoid_initializers(graph: ir.Graph, made: ir.Node) -> None:
+    """Renames outputs that a constant of an earlier expansion, lifted since, is called like."""
+    for out in made.outputs:
+        name, count = out.name, 1
+        while out.name in graph.initializers:
+            count += 1
+            out.name = f"{name}_{count}"

@@ -7,6 +7,7 @@ import pytest
 from quantkit.errors import UsageError
 from quantkit.fuse import fuse
 from quantkit.fuse.expand import expand, pre_activation_name
+from quantkit.load.constants import lift_constants
 from quantkit.pipeline import fused_model
 from tests.graphs import CONV, fused, image, model, op_types, run_onnxruntime
 
@@ -134,3 +135,15 @@ def test_an_expanded_mul_with_an_activation_made_of_muls_has_unique_node_names()
     names = [node.name for node in expand(fused(proto)).graph]
     assert len(set(names)) == len(names)
     assert "node_1" in names
+
+
+def test_a_graph_is_expanded_again_after_the_constants_of_the_first_time_were_lifted():
+    proto = model("zero = Constant<value_float=0.0>() six = Constant<value_float=6.0>() "
+                  f"c = Conv<{CONV}>(x, w) d = Clip(c, zero, six) y = Neg(d)", {"w": (4, 3, 3, 3)})  # fmt: skip
+    expanded = expand(fused(proto))
+    lift_constants(expanded)
+    fuse(expanded)
+    again = expand(expanded)
+    lift_constants(again)
+    x = image(2, 3, 8, 8)
+    np.testing.assert_array_equal(run_onnxruntime(ir.to_proto(again), {"x": x})[0], run_onnxruntime(proto, {"x": x})[0])
