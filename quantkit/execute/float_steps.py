@@ -26,22 +26,21 @@ class FloatStep:
 
     PROFILE_NAME = "onnxruntime step"
 
-    def __init__(self, model: ir.Model, step: Step, threads: int, alone: bool = False) -> None:
+    def __init__(self, model: ir.Model | bytes, name: str, operators: str, threads: int, alone: bool = False) -> None:
+        """model: of the step alone. name: of its first node. operators: of all of them. Raises ModelError."""
         import onnxruntime as ort
 
-        self.step = step
+        self._name = name
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.enable_mem_pattern = True
         if not alone:
             options.add_session_config_entry("session.force_spinning_stop", "1")
-        inner = submodel(model, step.nodes, step.inputs, step.outputs)
         try:
-            self._session = _open(inner, options)
+            self._session = _open(model, options)
         except Exception as error:
-            names = ", ".join(dict.fromkeys(n.op_type for n in step.nodes))
-            raise ModelError(f"onnxruntime cannot run {names}: {str(error).splitlines()[0]}") from error
+            raise ModelError(f"onnxruntime cannot run {operators}: {str(error).splitlines()[0]}") from error
         self._inputs = [i.name for i in self._session.get_inputs()]
         self._outputs = [o.name for o in self._session.get_outputs()]
 
@@ -59,21 +58,29 @@ class FloatStep:
             raise DataError(f"onnxruntime cannot run the model on {described(feeds)}: {first_line(error)}") from error
         values.update(zip(self._outputs, found, strict=True))
         if nanoseconds is not None:
-            nanoseconds[f"{self.PROFILE_NAME} {self.step.nodes[0].name}"] = time.perf_counter_ns() - start
+            nanoseconds[f"{self.PROFILE_NAME} {self._name}"] = time.perf_counter_ns() - start
 
 
-def _open(model: ir.Model, options):  # type: ignore[no-untyped-def]
+def step_model(model: ir.Model, step: Step) -> ir.Model | bytes:
+    """A step as a model of its own; serialized unless it is too large for that."""
+    inner = submodel(model, step.nodes, step.inputs, step.outputs)
+    initializers = inner.graph.initializers.values()
+    if sum(v.const_value.nbytes for v in initializers if v.const_value is not None) >= EXTERNAL_DATA_LIMIT:
+        return inner
+    for value in initializers:
+        if isinstance(value.const_value, ir.ExternalTensor):  # bytes have no folder to look for the file in
+            value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
+    return ir.to_proto(inner).SerializeToString()
+
+
+def _open(model: ir.Model | bytes, options):  # type: ignore[no-untyped-def]
     import tempfile
     from pathlib import Path
 
     import onnxruntime as ort
 
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    if size < EXTERNAL_DATA_LIMIT:
-        for value in model.graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):  # bytes have no folder to look for the file in
-                value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
-        return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    if isinstance(model, bytes):
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "step.onnx"
         ir.save(model, path, external_data="step.data")

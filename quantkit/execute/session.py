@@ -19,7 +19,7 @@ from quantkit.errors import EngineError, UsageError
 from quantkit.execute.arguments import Argument, FeedCheck, ModelMeta, argument_of, parsed
 from quantkit.execute.binding import CompiledPlan, Pool, aligned_bytes, choose_isa
 from quantkit.execute.packing import shared_pack
-from quantkit.execute.stored import Shapes, StoredModel
+from quantkit.execute.stored import Shapes, StoredModel, StoredRegion, StoredStep
 from quantkit.execute.streams import Streams
 from quantkit.lower.plan import PackedSpec, Plan
 
@@ -53,10 +53,10 @@ Lower = Callable[[Shapes, dict[str, PackedSpec]], Plan]
 class NativeRegion:
     """A native step of a session: packed weights, and a plan for each input shape seen lately.
 
-    inputs: names of the values it reads. stored: the cache entry of the model, where the region is all of it.
+    inputs: names of the values it reads. stored: its cache entries.
     """
 
-    def __init__(self, inputs: Sequence[str], lower: Lower, isa: str, stored: StoredModel | None = None) -> None:
+    def __init__(self, inputs: Sequence[str], lower: Lower, isa: str, stored: StoredRegion | None = None) -> None:
         self.inputs, self.isa = list(inputs), isa
         self._lower, self._stored = lower, stored
         self._specs: dict[str, PackedSpec] = {}
@@ -158,7 +158,8 @@ class Session:
         self._runners: list[NativeRegion | FloatStep]
         if self._stored is not None and self._stored.known:
             self._inputs, self._outputs = self._stored.inputs, self._stored.outputs
-            self._runners = [self._region(0, [a.name for a in self._inputs])]
+            self._open_steps(self._stored.steps)
+            self._stored.steps = []  # they hold the models of steps, which onnxruntime has by now
         else:
             self._open_model()
         self._output_names = [a.name for a in self._outputs]
@@ -170,22 +171,35 @@ class Session:
         self._inputs = [argument_of(v) for v in graph.inputs if not v.is_initializer()]
         self._outputs = [argument_of(v) for v in graph.outputs]
         self._constants = {v.name or "": v.const_value.numpy() for v in graph.outputs if v.const_value is not None}
-        if not self._is_one_region():
+        steps = [self._step_record(step) for step in self._steps]
+        if not self._may_be_stored(steps):
             self._stored = None
-        elif self._stored is not None:
-            self._stored.describe(self._inputs, self._outputs, dict(self._model.metadata_props))
-        self._runners = [
-            self._region(i, [v.name or "" for v in s.inputs]) if s.native else self._float_step(s)
-            for i, s in enumerate(self._steps)
-        ]
+        if self._stored is not None:
+            self._stored.describe(self._inputs, self._outputs, dict(self._model.metadata_props), steps)
+        self._open_steps(steps)
 
-    def _is_one_region(self) -> bool:
-        """Is the model one native region, its inputs and outputs those of the model, its weights in the file?"""
-        if len(self._steps) != 1 or not self._steps[0].native or self._constants:
-            return False
-        same_inputs = [v.name for v in self._steps[0].inputs] == [a.name for a in self._inputs]
+    def _may_be_stored(self, steps: Sequence[StoredStep]) -> bool:
+        """Is a part of the model native, the rest not too large, all weights in the file, and no output constant?"""
         initializers = self._model.graph.initializers.values()
-        return same_inputs and not any(hasattr(v.const_value, "base_dir") for v in initializers)
+        in_file = not any(hasattr(v.const_value, "base_dir") for v in initializers)
+        native = [step.model is None for step in steps]
+        small = all(step.model is None or isinstance(step.model, bytes) for step in steps)
+        return in_file and small and any(native) and not self._constants
+
+    def _step_record(self, step: Step) -> StoredStep:
+        inputs = [v.name or "" for v in step.inputs]
+        if step.native:
+            return StoredStep(inputs)
+        from quantkit.execute.float_steps import step_model
+
+        operators = ", ".join(dict.fromkeys(node.op_type for node in step.nodes))
+        return StoredStep(inputs, step_model(self._model, step), step.nodes[0].name or "", operators)
+
+    def _open_steps(self, steps: Sequence[StoredStep]) -> None:
+        alone = len(steps) == 1
+        self._runners = [
+            self._region(i, s.inputs) if s.model is None else self._float_step(s, alone) for i, s in enumerate(steps)
+        ]
 
     def _region(self, index: int, inputs: list[str]) -> NativeRegion:
         def lower(shapes: Shapes, specs: dict[str, PackedSpec]) -> Plan:
@@ -194,12 +208,14 @@ class Session:
             step = self._steps[index]
             return lower_region(step, dict(zip(step.inputs, shapes, strict=True)), specs)
 
-        return NativeRegion(inputs, lower, self.isa, self._stored)
+        stored = None if self._stored is None else self._stored.region(index)
+        return NativeRegion(inputs, lower, self.isa, stored)
 
-    def _float_step(self, step: Step) -> FloatStep:
+    def _float_step(self, step: StoredStep, alone: bool) -> FloatStep:
         from quantkit.execute.float_steps import FloatStep
 
-        return FloatStep(self._model, step, self._streams.threads_each, alone=len(self._steps) == 1)
+        assert step.model is not None
+        return FloatStep(step.model, step.name, step.operators, self._streams.threads_each, alone)
 
     def _one_float_step(self) -> FloatStep | None:
         """The step that is the whole model, if onnxruntime runs all of it for one caller's threads at a time."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from quantkit.execute import cache
 from quantkit.execute.arguments import Argument
 from quantkit.lower.plan import ExternalTensor, Plan, PlanOp, Ref
 from quantkit.lower.views import Buffer
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 MARK, MARK_BYTES = b"quantkit", 64
 """The producer's name, which stands at the start of every file that quantkit wrote."""
@@ -23,11 +27,24 @@ NO_TENSOR, ARENA = -2, -1
 Shapes = tuple[tuple[int, ...], ...]
 
 
+@dataclass(frozen=True)
+class StoredStep:
+    """A step of a session. model: of a step that onnxruntime runs, serialized unless it is too large; None: native.
+
+    inputs: the values it reads. name, operators: of its first node, and of all, for messages.
+    """
+
+    inputs: list[str]
+    model: ir.Model | bytes | None = None
+    name: str = ""
+    operators: str = ""
+
+
 class StoredModel:
     """The cache entries of one model file at one ISA.
 
     inputs, outputs, metadata: of the model, once `describe` or an earlier process stored them (then `known`).
-    packed: weights by node name, in the engine's layout.
+    steps: what an earlier process stored.
     """
 
     def __init__(self, key: str) -> None:
@@ -35,16 +52,15 @@ class StoredModel:
         self.inputs: list[Argument] = []
         self.outputs: list[Argument] = []
         self.metadata: dict[str, str] = {}
-        self.packed: dict[str, np.ndarray] = {}
-        self._stored: set[str] = set()
+        self.steps: list[StoredStep] = []
         entry = cache.read(self.key)
         self.known = entry is not None
         if entry is not None:
             content, arrays = entry
             self.inputs, self.outputs = ([Argument(*fields) for fields in content[k]] for k in ("inputs", "outputs"))
             self.metadata = content["metadata"]
-            self.packed = dict(zip(content["packed"], arrays, strict=True))
-            self._stored = set(self.packed)
+            self.steps = [StoredStep(inputs, None if i is None else arrays[i].tobytes(), name, operators)
+                          for inputs, i, name, operators in content["steps"]]  # fmt: skip
 
     @staticmethod
     def open(path: Path, isa: str) -> StoredModel | None:
@@ -62,13 +78,40 @@ class StoredModel:
         digest.update(f"{isa} {cache.build_key()}".encode())
         return StoredModel(digest.hexdigest())
 
-    def describe(self, inputs: list[Argument], outputs: list[Argument], metadata: dict[str, str]) -> None:
-        """What a session needs to know of the model besides plans and weights."""
+    def describe(self, inputs: list[Argument], outputs: list[Argument], metadata: dict[str, str],
+                 steps: list[StoredStep]) -> None:  # fmt: skip
+        """Store what a session needs to know of the model besides the plans and weights of its regions.
+
+        Models of steps must be serialized.
+        """
         self.inputs, self.outputs, self.metadata = inputs, outputs, metadata
+        models = [step.model for step in steps if isinstance(step.model, bytes)]
+        index = iter(range(len(models)))
+        content = {
+            "inputs": [list(vars(a).values()) for a in inputs], "outputs": [list(vars(a).values()) for a in outputs],
+            "metadata": metadata,
+            "steps": [[s.inputs, None if s.model is None else next(index), s.name, s.operators] for s in steps],
+        }  # fmt: skip
+        cache.write(self.key, content, [np.frombuffer(model, np.uint8) for model in models])
+        self.known = True
+
+    def region(self, index: int) -> StoredRegion:
+        """The entries of the step of this index."""
+        return StoredRegion(f"{self.key}-{index}", self.known)
+
+
+class StoredRegion:
+    """Weights and plans of a native region. packed: weights by node name, in the engine's layout."""
+
+    def __init__(self, key: str, read: bool) -> None:
+        self.key = key
+        entry = cache.read(key) if read else None
+        self.packed: dict[str, np.ndarray] = dict(zip(entry[0]["packed"], entry[1], strict=True)) if entry else {}
+        self._stored = set(self.packed) if entry else None
 
     def plan(self, shapes: Shapes) -> Plan | None:
         """The stored plan for these input shapes, if all its weights are there."""
-        entry = cache.read(self._plan_name(shapes)) if self.known else None
+        entry = cache.read(self._plan_name(shapes)) if self._stored is not None else None
         if entry is None:
             return None
         plan = _plan_from(*entry)
@@ -76,12 +119,9 @@ class StoredModel:
 
     def save(self, shapes: Shapes, plan: Plan, packed: Mapping[str, np.ndarray]) -> None:
         """Store a plan, and the weights if they are not there yet."""
-        if not self.known or self._stored != set(packed):
-            content = {"inputs": [list(vars(a).values()) for a in self.inputs],
-                       "outputs": [list(vars(a).values()) for a in self.outputs],
-                       "metadata": self.metadata, "packed": list(packed)}  # fmt: skip
-            cache.write(self.key, content, list(packed.values()))
-            self.known, self._stored = True, set(packed)
+        if self._stored != set(packed):
+            cache.write(self.key, {"packed": list(packed)}, list(packed.values()))
+            self._stored = set(packed)
         cache.write(self._plan_name(shapes), *_plan_record(plan))
 
     def _plan_name(self, shapes: Shapes) -> str:

@@ -17,7 +17,7 @@ import pytest
 from quantkit import Session
 from quantkit.execute import cache
 from quantkit.execute.binding import available_isas
-from tests.graphs import CONV, image, model, quantized
+from tests.graphs import CONV, all_in_int8, image, model, quantized
 
 POINT = "kernel_shape = [1, 1], pads = [0, 0, 0, 0], strides = [1, 1], dilations = [1, 1], group = 1"
 W = {"w": (8, 3, 3, 3), "b": (8,), "v": (8, 8, 1, 1), "f": (10, 8)}
@@ -91,7 +91,7 @@ def test_a_flipped_bit_is_noticed_and_the_file_made_again(folder, file, where):
     expected = Session(file, threads=1).run(None, {"x": x})[0]
     paths = sorted(folder.iterdir())
     sizes = [p.stat().st_size for p in paths]
-    assert len(paths) == 2
+    assert len(paths) == 3
     for path, size in zip(paths, sizes, strict=True):
         flip(path, where % size)
     np.testing.assert_array_equal(Session(file, threads=1).run(None, {"x": x})[0], expected)
@@ -189,14 +189,39 @@ def test_the_default_folder_is_in_the_users_cache_for_the_user_alone(tmp_path, m
     assert (tmp_path / "quantkit").stat().st_mode & 0o077 == 0
 
 
-def test_a_model_that_onnxruntime_runs_in_part_is_not_stored(folder, file, tmp_path):
+@pytest.fixture
+def parts(tmp_path) -> Path:
+    """Two native regions with a step of onnxruntime between them."""
     body = f"c = Conv<{CONV}>(x, w, b) s = Hardmax<axis=2>(c) y = Conv<{POINT}>(s, v)"
-    parts = tmp_path / "parts.onnx"
-    ir.save(quantized(model(body, {k: W[k] for k in "wbv"})), parts)
-    session = Session(parts, threads=1)
-    assert len(session.steps) > 1
-    session.run(None, {"x": image(1, 3, 8, 8)})
-    assert list(folder.iterdir()) == []
+    path = tmp_path / "parts.onnx"
+    calibrated = all_in_int8(model(body, {k: W[k] for k in "wbv"}), [image(4, 3, 8, 8)])
+    calibrated.producer_name = "quantkit"
+    ir.save(calibrated, path)
+    return path
+
+
+def test_a_model_that_onnxruntime_runs_in_part_starts_without_being_loaded(folder, parts, monkeypatch):
+    x, other = image(1, 3, 8, 8), image(2, 3, 8, 8)
+    first = Session(parts, threads=1)
+    assert sum(step.native for step in first.steps) == 2 < len(first.steps)
+    expected = first.run(None, {"x": x})[0]
+    new_shape = Session(parts, threads=1).run(None, {"x": other})[0]
+    forbid_loading(monkeypatch)
+    second = Session(parts, threads=1)
+    np.testing.assert_array_equal(second.run(None, {"x": x})[0], expected)
+    np.testing.assert_array_equal(second.run(None, {"x": other})[0], new_shape)
+    assert second.get_outputs() == first.get_outputs()
+
+
+@pytest.mark.parametrize("damaged", range(5))
+def test_a_damaged_entry_of_one_region_costs_only_time(folder, parts, damaged):
+    x = image(1, 3, 8, 8)
+    expected = Session(parts, threads=1).run(None, {"x": x})[0]
+    paths = sorted(folder.iterdir())
+    assert len(paths) == 5  # the model, and weights and plan of each region
+    flip(paths[damaged], -1)
+    np.testing.assert_array_equal(Session(parts, threads=1).run(None, {"x": x})[0], expected)
+    assert cache.read(paths[damaged].name.removesuffix(cache.SUFFIX)) is not None
 
 
 def test_a_second_start_imports_no_onnx(folder, file):
