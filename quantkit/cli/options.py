@@ -155,6 +155,17 @@ threads_option = click.option(
 )
 isa_option = click.option("--isa", type=click.Choice(ISAS), help="Force it. Default: QUANTKIT_ISA, or the best.")
 
+calibration_options = _stacked(
+    data_or_noise_option,
+    output_options("MODEL.int8.onnx"),
+    sample_options,
+    quantize_options,
+    goal_options,
+    threads_option,
+    isa_option,
+)
+"""Of the commands that fix ranges."""
+
 json_option = click.option("--json", "json_path", type=FILE, metavar="OUT.json", help="Also write the result as JSON.")
 overwrite_option = click.option("--force", is_flag=True, help="Overwrite existing outputs.")
 

@@ -15,17 +15,12 @@ from quantkit.cli.options import (
     DataOptions,
     GoalOptions,
     QuantizeOptions,
+    calibration_options,
     console_options,
-    data_or_noise_option,
-    goal_options,
-    isa_option,
     keep_option,
     model_argument,
     output_options,
-    quantize_options,
-    sample_options,
     taken,
-    threads_option,
 )
 
 if TYPE_CHECKING:
@@ -55,13 +50,7 @@ def convert(
 
 @command(short_help="Fix the ranges of a converted model with samples.")
 @model_argument(metavar="CONVERTED.onnx")
-@data_or_noise_option
-@output_options("MODEL.int8.onnx")
-@sample_options
-@quantize_options
-@goal_options
-@threads_option
-@isa_option
+@calibration_options
 @console_options
 def calibrate(model: Path, data: str | None, **options: Any) -> None:
     """Fix the ranges of a converted model with sample data and fuse the requantization."""
@@ -70,13 +59,7 @@ def calibrate(model: Path, data: str | None, **options: Any) -> None:
 
 @command(short_help="Both: an FP32 model in, an INT8 model out.")
 @model_argument()
-@data_or_noise_option
-@output_options("MODEL.int8.onnx")
-@sample_options
-@quantize_options
-@goal_options
-@threads_option
-@isa_option
+@calibration_options
 @click.option("--partial", is_flag=True, help="The model is quantized in part: keep that, quantize the FP32 rest.")
 @console_options
 def quantize(model: Path, data: str | None, **options: Any) -> None:

@@ -77,7 +77,9 @@ class Bench:
             parts.append(text.table(headers, [*rows, ["all", "", "", f"{total:.1f}", "100 %", "", ""]]))
         if self.peak_gmacs_per_s:
             parts.append(f"peak: {self.peak_gmacs_per_s:.0f} GMAC/s, what the engine reaches on a 1x1 conv")
-        where = f"{self.machine['cpu']}, {self.isa}, {self.threads} threads, batch {self.batch}, {self.rounds} rounds"
+        where = (
+            f"{self.machine['cpu']}, {self.isa}, {text.threads(self.threads)}, batch {self.batch}, {self.rounds} rounds"
+        )
         parts.append(f"measured on: {where}")
         if any(r["runtime"] != OWN for r in self.results):
             parts.append(f"{self.isa} is what {OWN} uses; the other runtimes choose instructions of their own.")

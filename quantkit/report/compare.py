@@ -154,7 +154,7 @@ class Comparison:
     def measured_on(self) -> str:
         """Where the speed was measured; no speed is shown without it."""
         batch = f", batch {self.throughput['batch']}" if self.throughput else ""
-        return f"{self.machine['cpu']}, {self.machine['isa']}, {self.machine['threads']} threads{batch}"
+        return f"{self.machine['cpu']}, {self.machine['isa']}, {text.threads(self.machine['threads'])}{batch}"
 
     def to_html(self, fp32: str = "FP32", int8: str = "INT8") -> str:
         """The whole report as one HTML page; the names are for its title."""

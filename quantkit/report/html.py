@@ -205,8 +205,8 @@ def _speed(comparison: Comparison) -> str:
     median = "Median latency; the line reaches to the time that 95 % of the runs keep within."
     note = (
         f"Batch {latency['batch']}; {comparison.machine['cpu']}, {comparison.machine['isa']}, "
-        f"{comparison.machine['threads']} threads. All take turns in every round, so a busy machine meets all alike; "
-        "ratios are medians over rounds, and need not be the ratio of the medians."
+        f"{text.threads(comparison.machine['threads'])}. All take turns in every round, so a busy machine meets all "
+        "alike; ratios are medians over rounds, and need not be the ratio of the medians."
     )
     figures = figure(bars, median) + figure(lines, shares, key)
     return f'{table}<div class="pair">{figures}</div><p class="note">{escape(note)}</p>'

@@ -38,6 +38,11 @@ def decibel(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1f} dB"
 
 
+def threads(count: int) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{count} thread" if count == 1 else f"{count} threads"
+
+
 def times(ratio: float | None) -> str:
     """`2.5` -> `2.50x`."""
     return MISSING if ratio is None else f"{ratio:.2f}x"

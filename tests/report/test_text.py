@@ -25,3 +25,8 @@ def test_shapes_show_symbols_and_unknown_dimensions():
 def test_numbers_that_are_not_known_are_a_dash():
     assert [text.percent(None), text.decibel(None), text.times(None)] == ["-"] * 3
     assert [text.percent(0.884), text.decibel(19.43), text.times(2.5)] == ["88.40 %", "19.4 dB", "2.50x"]
+
+
+def test_one_thread_is_singular():
+    assert text.threads(1) == "1 thread"
+    assert text.threads(2) == "2 threads"
