@@ -18,7 +18,7 @@ from quantkit.observe import FloatRunner
 GAIN_LEAST = 1.05
 """INT8 must be this many times as fast as FP32: below 5 % nobody notices the gain, but the error stays, and another day
 it may be a loss."""
-SECONDS_THAT_MATTER = 8e-6
+SECONDS_THAT_MATTER = 3e-6
 """Differences below this are the price of a call from Python, not of the model."""
 CLEAR_GAIN = 1.5
 """INT8 that is this many times as fast as the folded FP32 graph is not held against the unfolded one as well."""

@@ -100,11 +100,12 @@ class _Search:
     deadline: float
 
     def worst_part(self, session: Session, names: Sequence[str], before: float) -> _Part | None:
-        """The part of a native region whose leaving brings most; None if none brings REGION_GAIN_DB."""
+        """The part of a native region (of the only one: a half) whose leaving brings most; None if none brings
+        REGION_GAIN_DB."""
         regions = [[n.name or "" for n in step.nodes if n.name in set(names)] for step in session.steps if step.native]
         regions = [region for region in regions if region]
         if len(regions) == 1:
-            return self._narrowed(names, regions[0], None, GOOD_DB)
+            regions = [regions[0][: len(regions[0]) // 2], regions[0][len(regions[0]) // 2 :]]
         best: tuple[_Part, list[str]] | None = None
         for region in regions[:REGIONS_MOST]:
             part = self._without(names, region)
@@ -116,7 +117,7 @@ class _Search:
             return None
         return self._narrowed(names, best[1], best[0], min(GOOD_DB, before + 0.7 * (best[0].db - before)))
 
-    def _narrowed(self, names: Sequence[str], part: list[str], found: _Part | None, target: float) -> _Part | None:
+    def _narrowed(self, names: Sequence[str], part: list[str], found: _Part, target: float) -> _Part:
         """The smallest run of nodes inside `part`, by halving, without which `target` is reached."""
         while len(part) > 1 and time.monotonic() < self.deadline:
             halves = part[: len(part) // 2], part[len(part) // 2 :]

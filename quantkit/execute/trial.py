@@ -38,6 +38,8 @@ SECONDS_MOST = 120.0
 """Time of one search; what was not tried by then stays in FP32."""
 KEEP_VARIABLE = "QUANTKIT_KEEP_INT8"
 """Set and not 0, it does for every model what QuantConfig.keep_int8 does for one."""
+SHAPES_MOST = 3
+"""Input shapes among the samples that are timed."""
 Feeds = Mapping[str, np.ndarray]
 LARGEST_VALUE = 1e30
 """Masks are written as -inf or -3.4e38: no 8-bit scale holds such a value beside ordinary ones."""
@@ -73,8 +75,8 @@ def run_trial(fused: ir.Model, selection: Selection, samples: Sequence[Feeds], c
               threads: int | None = None, original: Callable[[], ir.Model] | None = None) -> Trial:  # fmt: skip
     """Which of the selected nodes must stay in FP32 for the model to run, to stay near FP32 and to be faster.
 
-    fused: the fused FP32 model; not changed. original: gives the same before folding, for its speed. samples: feeds of
-    different shapes, at least one. Raises ModelError where onnxruntime cannot run even the FP32 model, DataError where
+    fused: the fused FP32 model; not changed. original: gives the same before folding, for its speed. samples: at least
+    one. Raises ModelError where onnxruntime cannot run even the FP32 model, DataError where
     it cannot run on these samples.
     """
     return _Search(fused, selection, samples, config, threads, original).run()
@@ -82,8 +84,7 @@ def run_trial(fused: ir.Model, selection: Selection, samples: Sequence[Feeds], c
 
 def first_samples(fused: ir.Model, data: Any, options: Mapping[str, Any]
                   ) -> tuple[Any, list[dict[str, np.ndarray]]]:  # fmt: skip
-    """(data to go on with, the feeds of its first samples, one of each shape); options: those of
-    `quantkit.pipeline.quantize`."""
+    """(data to go on with, the feeds of its first samples); options: those of `quantkit.pipeline.quantize`."""
     recipe = options.get("preprocess")
     recipe = load_preprocess(recipe) if isinstance(recipe, str | Path) else recipe
     return peek(data, input_specs(fused), preprocess=recipe, labels=options.get("labels"))
@@ -160,7 +161,9 @@ class _Search:
         """Without what does not pay."""
         if self.config.keep_int8 or os.environ.get(KEEP_VARIABLE, "0") != "0":
             return left
-        choice = fastest_part(self.fused, self.original, self._quantized, left, self.result.samples, self.threads)
+        by_shape = {tuple(array.shape for array in feeds.values()): feeds for feeds in reversed(self.result.samples)}
+        shapes = list(reversed(by_shape.values()))[:SHAPES_MOST]
+        choice = fastest_part(self.fused, self.original, self._quantized, left, shapes, self.threads)
         self.result.timing, self.result.unfolded = choice.detail, choice.unfolded
         self.result.keep.update(choice.reasons)
         return [name for name in left if name in choice.names]

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from quantkit.foreign import REASON_KEY
 from quantkit.fuse.activations import ACTIVATIONS
+from quantkit.fuse.float_only import why_float
 from quantkit.fuse.graph import constant, is_standard, layers_in_bodies, quantkit_name
 from quantkit.fuse.opnames import BINARY, WEIGHTED, OpName
 from quantkit.lower import conv_transpose, elementwise, movement, pools, products, resize, rows, weighted
@@ -80,7 +81,8 @@ def why_not_native(node: ir.Node) -> str:
 def _in_float32(node: ir.Node) -> str:
     layers = layers_in_bodies(node)
     inside = f", and so do the layers in its bodies ({layers}): their ranges are not observed" if layers else ""
-    return f"{node.op_type} runs in float32{inside}"
+    reason = why_float(node)
+    return f"{node.op_type} runs in float32{inside}{': ' + reason if reason else ''}"
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.fuse.float_only import why_float
 from quantkit.fuse.functions import ATTRIBUTES
 from quantkit.fuse.graph import Reject, constant, layers_in_bodies, quantkit_name, scalar
 from quantkit.fuse.opnames import MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
@@ -335,9 +336,8 @@ def static_form(node: ir.Node) -> StaticForm:
         form = FORMS[node.op_type](node)
     else:
         layers = layers_in_bodies(node)
-        raise Reject(
-            f"the ranges of the layers in its bodies ({layers}) are not observed" if layers else "no INT8 form"
-        )
+        missing = f"the ranges of the layers in its bodies ({layers}) are not observed"
+        raise Reject(missing if layers else why_float(node) or "no INT8 form")
     for value in (*form.data, *node.outputs):
         if value is None:
             raise Reject("an optional input is absent")

@@ -63,7 +63,7 @@ def test_a_model_that_gains_is_quantized_and_the_gain_is_recorded(timed):
         (gain.Ratio(1.05, 1.10, 1.15, 0.01), True),
         (gain.Ratio(0.95, 1.10, 1.25, 0.01), False),  # may as well be slower
         (gain.Ratio(1.01, 1.04, 1.06, 0.01), False),  # too little
-        (gain.Ratio(0.80, 0.90, 0.95, 20e-6), True),  # 2 us: the price of a call
+        (gain.Ratio(0.92, 0.94, 0.96, 20e-6), True),  # 2 us: the price of a call
         (gain.Ratio(0.70, 0.75, 0.80, 60e-6), False),  # 20 us of 60
     ],
 )

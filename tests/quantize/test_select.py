@@ -78,3 +78,23 @@ def test_a_form_that_the_engine_lacks_is_refused_with_its_reason(body, reason):
     weights = {**W, "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)} if "pads)" in body else W
     found = selection(body, weights)
     assert any(reason in d.detail for d in found.decisions), [d.detail for d in found.decisions]
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+def test_recurrent_layers_stay_fp32_and_say_why(op):
+    from onnx import TensorProto, helper, numpy_helper
+
+    from quantkit import Session, pipeline
+
+    gates, rng = {"LSTM": 4, "GRU": 3}[op], np.random.default_rng(0)
+    weights = [rng.normal(size=(1, gates * 8, width)).astype(np.float32) for width in (16, 8)]
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", "w", "r"], ["y"], name="recurrent", hidden_size=8)], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 1, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for array, name in zip(weights, "wr", strict=True)],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    result = pipeline.quantize(proto, [{"x": rng.normal(size=(5, 1, 16)).astype(np.float32)}])
+    assert any(d.node == "recurrent" and "feeds back" in d.detail for d in result.decisions)
+    assert "feeds back" in Session(result.model).plan[0].reason
