@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-RECURRENT = "its state feeds back at every step, so that rounding to 8 bits adds up, and onnxruntime's kernel keeps it in float32"
+RECURRENT = "its state feeds back at every step, so that rounding to 8 bits adds up"
 WHY_FLOAT = {
     "LSTM": RECURRENT,
     "GRU": RECURRENT,
