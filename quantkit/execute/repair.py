@@ -19,7 +19,7 @@ from quantkit.quantize.select import Selection
 
 POOR_DB = 10.0
 """Below this the search for what spoils the outputs starts. The trial's ranges are the extremes of a few samples;
-what is calibrated from all of them comes out nearer by up to 10 dB: EfficientNet-Lite0 has 13 dB here and 24 in the end."""
+what is calibrated from all of them comes out nearer by up to 10 dB: Lite0 has 13 dB here and 24 in the end."""
 GOOD_DB, GOOD_SLICE_DB = 15.0, 20.0
 """The search ends where outputs are nearer to FP32 than this, and does not look into quantities inside them that are:
 the error is a sixth, or a tenth, of the amplitude."""
