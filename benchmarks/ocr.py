@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from quantkit import Session, pipeline
 from quantkit.execute.verify import sqnr_db
 from quantkit.observe import FloatRunner
+from quantkit.report.inspect import coverage
 from quantkit.report.machine import describe_machine
 from quantkit.types import EFFORTS, QuantConfig
 
@@ -156,7 +157,9 @@ def quantized(files: dict[str, Path], fp32: dict[str, Run], options: argparse.Na
         int8[role] = _int8(made.model, options.threads)
         inputs = inputs_of(role, pages, others)
         outputs = [np.concatenate([run[role](x).reshape(-1) for x in inputs]) for run in (fp32, int8)]
-        print(f"{role}: {path.name}, {made.kind}, output SQNR {sqnr_db(*outputs):.1f} dB", flush=True)
+        native = coverage(Session(made.model).plan)["native_macs"]
+        db = f"output SQNR {sqnr_db(*outputs):.1f} dB"
+        print(f"{role}: {path.name}, {made.kind}, {native:.1%} of the MACs native, {db}", flush=True)
     return int8
 
 
