@@ -26,6 +26,8 @@ the error is a sixth, or a tenth, of the amplitude."""
 TAIL_GAIN_DB, REGION_GAIN_DB = 3.0, 2.0
 """What FP32 for the last arithmetic, or for one region, must bring on the outputs; 3 dB halve the error's power."""
 REGIONS_MOST = 12
+RUN_NODES, CHEAP_SHARE, JOIN_GAIN_DB = 8, 0.1, 0.5
+"""Before whole regions are given up: runs of nodes (a block or two) with few of the multiply-adds."""
 SECONDS_MOST = 30.0
 
 Judge = Callable[[ir.Model], "tuple[float, float]"]
@@ -77,6 +79,12 @@ def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], name
             found.give_up(tail, reason)
             model, whole = without, db
     search = _Search(quantized, measure, time.monotonic() + SECONDS_MOST)
+    if whole < POOR_DB:
+        cheap = search.cheap_parts(Session(model, 1), found.names, whole)
+        if cheap is not None:
+            reason = f"with it in u8 the outputs are {whole:.1f} dB from FP32, without it and its like {cheap.db:.1f}"
+            found.give_up(cheap.names, reason)
+            model, whole = cheap.model, cheap.db
     poor = whole < POOR_DB
     while poor and whole < GOOD_DB and time.monotonic() < search.deadline:
         part = search.worst_part(Session(model, 1), found.names, whole)
@@ -102,6 +110,28 @@ class _Search:
     quantized: Callable[[set[str]], ir.Model]
     measure: Judge
     deadline: float
+
+    def cheap_parts(self, session: Session, names: Sequence[str], before: float) -> _Part | None:
+        """Runs of RUN_NODES nodes that together hold at most CHEAP_SHARE of the MACs and whose leaving brings
+        REGION_GAIN_DB; None if there are none. Each is tried alone, then those that gain most for their MACs join."""
+        macs = {plan.name: plan.macs for plan in session.plan}
+        total = max(1, sum(macs.values()))
+        order = [n.name or "" for step in session.steps if step.native for n in step.nodes if n.name in set(names)]
+        runs = [order[i : i + RUN_NODES] for i in range(0, len(order), RUN_NODES)]
+        share = [sum(macs.get(name, 0) for name in run) / total for run in runs]
+        alone = []
+        for run, cost in zip(runs, share, strict=True):
+            if cost <= CHEAP_SHARE and len(run) < len(order) and time.monotonic() < self.deadline:
+                alone.append((self._without(names, run).db, cost, run))
+        best: _Part | None = None
+        reached, spent = before, 0.0
+        for db, cost, run in sorted(alone, key=lambda entry: -(entry[0] - before) / (0.02 + entry[1])):
+            if db <= before or reached >= GOOD_DB or spent + cost > CHEAP_SHARE or time.monotonic() > self.deadline:
+                continue
+            joined = self._without(names, [*(best.names if best else ()), *run])
+            if joined.db > reached + JOIN_GAIN_DB:
+                best, reached, spent = joined, joined.db, spent + cost
+        return best if reached >= before + REGION_GAIN_DB else None
 
     def worst_part(self, session: Session, names: Sequence[str], before: float) -> _Part | None:
         """The part of a native region (of the only one: a half) whose leaving brings most; None if none brings

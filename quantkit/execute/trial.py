@@ -25,9 +25,11 @@ from quantkit.fuse.graph import constant
 from quantkit.fuse.judged import judged_tensors
 from quantkit.load import input_specs
 from quantkit.observe import FloatRunner, load_preprocess
+from quantkit.observe.channels import channel_sums
+from quantkit.observe.histogram import TensorStatistics
 from quantkit.observe.peek import peek
 from quantkit.quantize.apply import apply
-from quantkit.quantize.calibration import all_weights
+from quantkit.quantize.calibration import all_weights, weighted_inputs
 from quantkit.quantize.qparams import params_from_range
 from quantkit.quantize.select import Selection, select
 from quantkit.types import Decision, QuantConfig, Range
@@ -122,6 +124,7 @@ class _Search:
         self.judged = judged_tensors(fused.graph)
         self.trials, self.deadline = 0, time.monotonic() + SECONDS_MOST
         self.ranges: dict[str, Range] = {}
+        self.statistics: dict[str, TensorStatistics] = {}
         self.not_finite: set[str] = set()
         self.with_values: set[str] = set()
         self.has_nan = False
@@ -174,11 +177,14 @@ class _Search:
         constants = {v.name: constant(v) for v in self.fused.graph.initializers.values()}
         computed = [n for n in self.selection.tensors if n not in inputs and n not in constants]
         names = list(dict.fromkeys([*self.judged, *computed]))
+        means = weighted_inputs(self.selection)
         runner = FloatRunner(expand(self.fused), self.threads, expose=names, spin=False)
         for feeds in self.result.samples:
             values = dict(zip(names, runner.run(feeds, names), strict=True))
             for name in self.selection.tensors:
                 self._note_range(name, feeds.get(name, values.get(name, constants.get(name))))
+            for name, axis in means.items():
+                self._note_channels(name, axis, feeds.get(name, values.get(name)))
             self.result.reference.append({name: values[name] for name in self.judged})
 
     def _note_range(self, name: str, array: np.ndarray | None) -> None:
@@ -194,6 +200,17 @@ class _Search:
             known = self.ranges.get(name, Range(low, high))
             self.ranges[name] = Range(min(low, known.low), max(high, known.high))
 
+    def _note_channels(self, name: str, axis: int, array: np.ndarray | None) -> None:
+        """For the correction of biases, without which a trial looks worse than what comes of it by up to 10 dB."""
+        if array is None or array.size == 0 or array.ndim < 2 or not np.isfinite(array).all():
+            return
+        sums = channel_sums(np.ascontiguousarray(array, np.float32).reshape(1, -1), array.shape, axis, 1)
+        known = self.statistics.setdefault(name, TensorStatistics())
+        if known.channels is None:
+            known.channels = sums
+        elif known.channels.sums.shape == sums.sums.shape:
+            known.channels.add(sums)
+
     def _problem(self, names: Sequence[str]) -> str:
         """What is wrong with the model in which the nodes `names` are quantized; empty if nothing."""
         self.trials += 1
@@ -204,7 +221,7 @@ class _Search:
         selection = select(copy, lambda name: name not in names)
         known = {name: self.ranges.get(name, Range(0.0, 0.0)) for name in selection.tensors}
         params = {group: params_from_range(span) for group, span in selection.group_ranges(known).items()}
-        apply(copy, selection, params, all_weights(selection, params, self.config))
+        apply(copy, selection, params, all_weights(selection, params, self.config, self.statistics))
         return copy
 
     def _accept(self, names: list[str], accepted: list[str], reason: str) -> list[str]:

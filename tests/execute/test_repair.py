@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ from onnx import TensorProto, helper
 
 import quantkit
 from quantkit import pipeline
+from quantkit.execute import repair as repair_module
 from quantkit.execute.repair import last_arithmetic
 from quantkit.execute.verify import worst_db
 from quantkit.quantize.select import select
@@ -121,3 +124,34 @@ def test_tensors_without_values_keep_their_nodes_in_fp32():
 def test_equal_outputs_and_integers_have_no_error():
     y = {"y": noise((2, 40)), "classes": np.arange(3)}
     assert worst_db(y, y, by_slice=True) == float("inf")
+
+
+def test_a_cheap_run_of_nodes_that_spoils_the_outputs_is_given_up_before_a_whole_region(monkeypatch):
+    names = [f"n{i}" for i in range(32)]
+    macs = {name: 1 if i < 8 else 100 for i, name in enumerate(names)}
+    nodes = [SimpleNamespace(name=name) for name in names]
+    session = SimpleNamespace(
+        plan=[SimpleNamespace(name=name, macs=macs[name]) for name in names],
+        steps=[SimpleNamespace(native=True, nodes=nodes)],
+    )
+    monkeypatch.setattr(repair_module, "Session", lambda model, threads: session)
+    monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
+    measured = []
+
+    def measure(model):
+        measured.append(model)
+        db = 16.0 if "n3" not in model else 12.5 if "n20" not in model else 8.0
+        return db, 30.0
+
+    found = repair_module.repair(None, lambda kept: frozenset(kept), list(names), measure)
+    assert set(found.reasons) == set(names[:8])
+    assert found.names == names[8:]
+    assert all("8.0 dB" in reason and "16.0" in reason for reason in found.reasons.values())
+    assert not any(set(names[16:24]).isdisjoint(model) for model in measured)  # too dear to be tried
+
+
+def test_a_model_that_is_near_enough_is_not_searched(monkeypatch):
+    monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
+    found = repair_module.repair(None, frozenset, ["a", "b"], lambda model: (repair_module.POOR_DB + 1, 30.0))
+    assert found.names == ["a", "b"]
+    assert not found.reasons

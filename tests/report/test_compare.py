@@ -110,7 +110,7 @@ def test_the_text_names_the_machine_wherever_it_gives_a_speed(comparison):
     shown = comparison.to_text()
     assert comparison.machine["cpu"] in shown
     assert comparison.machine["isa"] in shown
-    assert "1 threads, batch 16" in shown
+    assert "1 thread, batch 16" in shown
 
 
 def test_the_text_shows_the_worst_layers_first_unless_all_are_asked_for(comparison):
