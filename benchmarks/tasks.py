@@ -25,14 +25,15 @@ def cosine(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
 def top(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
     """The share of rows whose largest value along the last axis is at the same place.
 
-    Rows in which FP32 itself hesitates, its lead being less than half of the usual one, do not count.
+    Rows in which FP32 itself hesitates, its lead being less than half of the usual one, do not count for the verdict;
+    the words give both shares.
     """
     rows = [np.reshape(y, (-1, y.shape[-1])) for y in fp32]
     ordered = [np.sort(y, axis=-1) for y in rows]
     lead = np.concatenate([y[:, -1] - y[:, -2] for y in ordered])
     same = np.concatenate([a.argmax(-1) == b.reshape(a.shape).argmax(-1) for a, b in zip(rows, int8, strict=True)])
-    same = same[lead >= 0.5 * np.median(lead)]
-    return float(same.mean()), f"same class {100 * same.mean():.4g} %"
+    sure = same[lead >= 0.5 * np.median(lead)]
+    return float(sure.mean()), f"same class {100 * same.mean():.4g} %, {100 * sure.mean():.4g} % where FP32 is sure"
 
 
 def over(threshold: float) -> Callable[[Outputs, Outputs], tuple[float, str]]:
