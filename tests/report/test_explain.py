@@ -68,7 +68,7 @@ def layer(name="conv", op="QConv", db=20.0, **values) -> LayerError:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (layer(db=45.0, clipped=0.5), ["that is little", "nothing needs to be done"]),
+        (layer(db=36.5, clipped=0.5), ["that is little", "nothing needs to be done"]),
         (layer(clipped=0.004, used=0.01), ["0 to 6 cuts off 0.40 %", "--method minmax or auto"]),
         (layer(clipped=0.0, used=0.1), ["99.9 % of its values lie in 10 %", "--method percentile or auto"]),
         (layer(used=0.9, spread=40.0), ["the middle one fills 1/40", "--effort best"]),
