@@ -29,8 +29,17 @@ def place(digits: Digits) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def imported(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Everything is imported before the user changes, who may not be allowed to read where Python is installed."""
+    folder = tmp_path_factory.mktemp("imported")
+    for source, name in ((digits.fp32, "model.onnx"), (digits.calib, "calib.npz"), (digits.recipe, "recipe.toml")):
+        shutil.copy(source, folder / name)
+    assert quantize(folder, folder / "out.onnx") == 0
+
+
 @pytest.fixture
-def ordinary_user() -> Iterator[None]:
+def ordinary_user(imported: None) -> Iterator[None]:
     """Root may do everything, so root becomes nobody for the test."""
     if os.geteuid() != 0:
         yield
