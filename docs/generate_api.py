@@ -54,7 +54,7 @@ def signature(name: str, value: Any) -> str:
         shown = str(inspect.signature(value)).replace("'", "")
     except (TypeError, ValueError):
         shown = ""
-    return f"```python\n{name}{shown}\n```\n"
+    return f"```py\n{name}{shown}\n```\n"
 
 
 def document(value: Any) -> str:

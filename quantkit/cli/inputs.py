@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 
 def open_samples(model: Path, data: str, sampling: DataOptions) -> Dataset:
-    """The samples of `data` for `model`. Raises ModelError, DataError, UsageError."""
+    """The samples of `data` for `model`, to look at: whoever reads them all gives the warnings.
+
+    Raises ModelError, DataError, UsageError.
+    """
     from quantkit.load import input_specs, load
     from quantkit.report import samples
 
     loaded = load(model)
-    return samples.open_samples(data, input_specs(loaded), loaded.metadata_props, **vars(sampling))
+    return samples.open_samples(data, input_specs(loaded), loaded.metadata_props, **vars(sampling), warn=lambda _: None)
 
 
 def find_reference(model: Path) -> Path:

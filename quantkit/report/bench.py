@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ Progress = Callable[[str, int, int | None], None]
 
 OWN = "quantkit"
 STREAM_SECONDS = 2.0
+"""Most that one number of streams with one batch is measured for."""
 TIMES = ("median_ms", "min_ms", "p90_ms", "p99_ms")
 """What the text shows of the times of a run."""
 PROFILE_ROUNDS = 11
@@ -130,7 +132,8 @@ def bench(
 ) -> Bench:
     """Time every model in quantkit and in each runtime of `against`, on seeded random input.
 
-    streams, batches: also measure the throughput of so many callers at once, with such batches.
+    streams, batches: also measure the throughput of so many callers at once, with such batches, for `seconds` each and
+    at most STREAM_SECONDS.
     peak: a model and its feeds that show the most that the engine can do, for the share of it that each layer reaches.
     shapes: input name -> full shape, for dynamic dimensions other than the batch. A runtime that refuses a model is
     left out with a warning. Raises UsageError if a shape is not known or a runtime is not installed.
@@ -158,7 +161,8 @@ def bench(
     most = _peak(*peak, threads, isa) if peak and per_layer else None
     several = []
     if streams or batches:
-        several = _throughputs(models, names, sessions, streams or (1,), batches, shapes or {}, threads, isa, progress)
+        each = partial(stream_throughput, threads=threads, seconds=min(seconds, STREAM_SECONDS), isa=isa)
+        several = _throughputs(models, names, sessions, streams or (1,), batches, shapes or {}, each, progress)
     return Bench(
         machine=describe_machine(isa_name, threads),
         isa=isa_name,
@@ -182,10 +186,13 @@ def _ticker(phase: str, seconds: float, progress: Progress | None) -> Callable[[
 
 def _throughputs(
     models: Sequence[Path], names: Sequence[str], sessions: Sequence[tuple[Session, dict[str, np.ndarray]]],
-    streams: Sequence[int], batches: Sequence[int], shapes: Mapping[str, tuple[int, ...]], threads: int,
-    isa: str | None, progress: Progress | None,
+    streams: Sequence[int], batches: Sequence[int], shapes: Mapping[str, tuple[int, ...]],
+    measure: Callable[..., dict[str, Any]], progress: Progress | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Samples a second of every model, by number of streams and batch; no batches: that of the sessions' feeds."""
+    """Samples a second of every model, by number of streams and batch; no batches: that of the sessions' feeds.
+
+    measure: `stream_throughput` of (model, feeds, batch, streams).
+    """
     entries: list[dict[str, Any]] = []
     count = len(models) * len(streams) * max(1, len(batches))
     for model, name, (session, first) in zip(models, names, sessions, strict=True):
@@ -198,8 +205,7 @@ def _throughputs(
             for callers in streams:
                 if progress:
                     progress("streams", len(entries), count)
-                found = stream_throughput(model, feeds, batch, callers, threads, STREAM_SECONDS, isa)
-                entries.append({"model": name, **found})
+                entries.append({"model": name, **measure(model, feeds, batch, callers)})
     return entries
 
 

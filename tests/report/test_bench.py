@@ -104,8 +104,7 @@ def test_several_streams_share_the_threads(digits):
     assert "streams" in result.to_text()
 
 
-def test_throughput_is_measured_by_streams_and_batch(digits, monkeypatch):
-    monkeypatch.setattr("quantkit.report.bench.STREAM_SECONDS", 0.0)
+def test_throughput_is_measured_by_streams_and_batch(digits):
     result = bench([digits.int8], seconds=0.0, threads=2, streams=(1, 2), batches=(1, 4))
     assert [(entry["streams"], entry["batch"]) for entry in result.streams] == [(1, 1), (2, 1), (1, 4), (2, 4)]
     (alone,) = bench([digits.int8], seconds=0.0, threads=1, batches=(3,)).streams
