@@ -236,6 +236,7 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
     from quantkit.execute.binding import NativeStatistics
     from quantkit.execute.trial import first_samples, run_trial, wreck
     from quantkit.load import artifact_kind
+    from quantkit.load.prepared import unmark_prepared
     from quantkit.quantize.calibration import calibrate_fused
     from quantkit.quantize.select import select
 
@@ -258,6 +259,7 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
     for tried in _retreat(config, once=isinstance(data, Iterator)):
         try:
             done = calibrate_fused(fused, selection, data, tried, **runners, **options)
+            unmark_prepared(done.model)
             problem = wreck(done.model, trial, options.get("threads"))
         except QuantkitError:
             raise

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from quantkit.fold.cleanup import remove_unused_nodes
 from quantkit.fuse.graph import quantkit_name
+from quantkit.load.parts import copied
 
 
 def quantization_pair(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
@@ -31,7 +32,7 @@ def expose(model: ir.Model, names: Sequence[str]) -> ir.Model:
 
     Names that the model does not have are left out, and so are the nodes that none of the others needs.
     """
-    copy = model.clone()
+    copy = copied(model)
     graph = copy.graph
     found = {v.name: v for node in graph for v in node.outputs if v.name}
     outputs = []

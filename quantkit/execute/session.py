@@ -226,7 +226,10 @@ class Session:
     def _model(self) -> ir.Model:
         from quantkit.foreign import to_static
         from quantkit.load import artifact_kind, load
+        from quantkit.load.prepared import is_prepared
 
+        if is_prepared(self._source):
+            return self._source
         model = load(self._source, strict=False)
         if artifact_kind(model) == "foreign-int8":
             to_static(model)

@@ -24,6 +24,7 @@ from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
 from quantkit.fuse.judged import judged_tensors
 from quantkit.load import input_specs
+from quantkit.load.parts import copied
 from quantkit.observe import FloatRunner, load_preprocess
 from quantkit.observe.channels import channel_sums
 from quantkit.observe.histogram import TensorStatistics
@@ -128,6 +129,7 @@ class _Search:
         self.not_finite: set[str] = set()
         self.with_values: set[str] = set()
         self.has_nan = False
+        self.last: tuple[frozenset[str], ir.Model] | None = None
 
     def run(self) -> Trial:
         result = self.result
@@ -217,7 +219,15 @@ class _Search:
         return _problem_of(lambda: self._quantized(set(names)), self.result, self.threads)
 
     def _quantized(self, names: set[str]) -> ir.Model:
-        copy = self.fused.clone()
+        """The model with the nodes `names` quantized; the last one made is kept, since one step often asks for what the
+        step before ended with."""
+        if self.last is None or self.last[0] != names:
+            self.last = None  # first, so that there are never two
+            self.last = (frozenset(names), self._made(names))
+        return self.last[1]
+
+    def _made(self, names: set[str]) -> ir.Model:
+        copy = copied(self.fused)
         selection = select(copy, lambda name: name not in names)
         known = {name: self.ranges.get(name, Range(0.0, 0.0)) for name in selection.tensors}
         params = {group: params_from_range(span) for group, span in selection.group_ranges(known).items()}

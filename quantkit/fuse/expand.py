@@ -7,6 +7,7 @@ import onnx_ir as ir
 from quantkit.fuse.functions import ATTRIBUTES, EXTRA_INPUTS, Emitter, emit_activation, emit_base
 from quantkit.fuse.graph import constant, conv_layout, new_initializer, quantkit_name
 from quantkit.fuse.opnames import DOMAIN, OpName
+from quantkit.load.parts import copied
 
 
 def pre_activation_name(output_name: str) -> str:
@@ -20,8 +21,7 @@ def expand(model: ir.Model) -> ir.Model:
     The input of each fused activation is named by `pre_activation_name`. Initializers are shared with `model`. Static
     nodes, of a model that was quantized in part, stay.
     """
-    copy = model.clone()
-    copy.meta.update(model.meta)
+    copy = copied(model)
     expand_in_place(copy)
     if not any(node.domain == DOMAIN for node in copy.graph):
         copy.opset_imports.pop(DOMAIN, None)

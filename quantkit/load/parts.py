@@ -8,6 +8,19 @@ from typing import Any
 import onnx_ir as ir
 
 
+def copied(model: ir.Model) -> ir.Model:
+    """A copy whose graph may be changed. Tensors are shared, and so are functions, which nothing changes in place:
+    cloning the 70 of a calibrated transformer takes half of the time of a clone."""
+    copy = ir.Model(
+        model.graph.clone(), ir_version=model.ir_version, producer_name=model.producer_name,
+        producer_version=model.producer_version, domain=model.domain, model_version=model.model_version,
+        doc_string=model.doc_string, functions=list(model.functions.values()),
+        metadata_props=dict(model.metadata_props),
+    )  # fmt: skip
+    copy.meta.update(model.meta)
+    return copy
+
+
 def submodel(model: ir.Model, nodes: Sequence[ir.Node], inputs: Iterable[ir.Value], outputs: Iterable[ir.Value]
              ) -> ir.Model:  # fmt: skip
     """A model of some nodes alone, in graph order, initializers shared, functions attached.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
+from quantkit.load.parts import copied
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -33,7 +35,7 @@ def light_proto(model: ir.Model) -> onnx.ModelProto:
 
     The model itself is left alone.
     """
-    copy = model.clone()
+    copy = copied(model)
     copy.ir_version = max(copy.ir_version, 4)  # below 4 every initializer must be listed as an input
     graph = copy.graph
     listed = set(graph.inputs)

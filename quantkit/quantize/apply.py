@@ -12,6 +12,7 @@ from quantkit.fuse.expand import expand_in_place, pre_activation_name
 from quantkit.fuse.functions import EXTRA_INPUTS, body_attributes, function_for
 from quantkit.fuse.graph import constant, given_params, new_initializer
 from quantkit.fuse.opnames import DOMAIN, DOMAIN_VERSION
+from quantkit.load.prepared import mark_prepared
 from quantkit.quantize.qparams import QuantizedWeights, quantize_array
 from quantkit.quantize.select import Selection, becomes_float
 from quantkit.quantize.support import StaticForm
@@ -147,6 +148,7 @@ def apply(model: ir.Model, selection: Selection, params: Mapping[str, QuantParam
         value.name = name
     expand_in_place(model)  # fused ops that stayed FP32
     finish_model(model)
+    mark_prepared(model)
 
 
 def set_weights(node: ir.Node, weights: QuantizedWeights, x_scale: float) -> None:

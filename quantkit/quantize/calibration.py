@@ -16,6 +16,7 @@ from quantkit.errors import CalibrationError, UsageError
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
 from quantkit.load.constants import release
+from quantkit.load.parts import copied
 from quantkit.observe import (
     Batch,
     CalibrationTable,
@@ -134,8 +135,7 @@ class Maker:
 
     def plain(self, method: str, keep: Collection[str] = ()) -> tuple[ir.Model, list[Layer], dict[str, float]]:
         """(model with weights rounded to nearest, its layers, the scales of their inputs), `keep` staying in FP32."""
-        copy = self.model.clone()
-        copy.meta.update(self.model.meta)
+        copy = copied(self.model)
         selection = select(copy, lambda name: name not in self.chosen or name in keep)
         method_of = {tensor: self.choices.get(group, self.base) for tensor, group in self.selection.group_of.items()}
         ranges = table_ranges(copy, selection, self.statistics, method_of if method == AUTO else method, self.config)
@@ -232,8 +232,7 @@ class Maker:
     def _by_law(self, law: str | None, samples: Samples, config: QuantConfig, backend: Any) -> Maker | None:
         """The maker for the model equalized by a law (None: as it is), observed on `samples`; None where no channel is
         free."""
-        copy = self.model.clone()
-        copy.meta.update(self.model.meta)
+        copy = copied(self.model)
         if law is not None:
             done = equalize(copy, samples, law, self.threads)
             if not done:
