@@ -79,7 +79,7 @@ def predictions(tool: str) -> list[Prediction]:
 
 
 def row(p: Prediction) -> list[str]:
-    tile = re.fullmatch(r"tile_(\d+)x(\d+)", p.loop.function)
+    tile = re.fullmatch(r"(?:tile|finished)_(\d+)x(\d+)", p.loop.function)
     steps = p.dots / (int(tile[1]) * int(tile[2])) if tile else 1
     share = f"{100 * p.share:.0f} %" + (" (main)" if p.is_main else "")
     return [p.isa, p.kernel, p.loop.function, str(p.dots), f"{p.cycles / steps:.2f}", f"{p.dots / p.cycles:.2f}",

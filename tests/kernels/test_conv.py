@@ -176,6 +176,9 @@ def test_1x1_equals_the_oracle_for_every_channel_count(isa: int, channels: int) 
 def test_a_matrix_product_equals_the_oracle_for_every_row_count(isa: int, rows: int) -> None:
     for in_c, out_c in ((9, 17), (64, 33), (36, 64), (20, 150), (5, 80)):
         check(isa, Geometry(size=(rows, 1), in_c=in_c, out_c=out_c), seed=rows)
+    for out_c in (8, 40):
+        shape = Geometry(size=(rows, 1), in_c=6, out_c=out_c)
+        check(isa, shape, seed=rows, with_residual=True, gaps=(1, 2, 3), bounds=(3, 250))
 
 
 @isas

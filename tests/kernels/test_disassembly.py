@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 
 import pytest
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.skipif(not X86, reason="the kernels in question are for
 REGISTER = {"avx512vnni": "zmm", "avxvnni": "ymm", "avx2": "ymm"}
 WIDEST = {"avx512vnni": 4, "avxvnni": 2, "avx2": 2}
 """Vectors of channels of the widest tile."""
+TILE = re.compile(r"(tile|finished)_\d+x\d+")
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +35,10 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], lis
 def test_every_tile_is_a_loop_of_its_own_with_one_multiplication_for_each_sum(
     loops: dict[tuple[str, str], list[Loop]], isa: str, file: str
 ) -> None:
-    tiles = {loop.function: loop for loop in loops[isa, file] if loop.function.startswith("tile_")}
+    tiles = {loop.function: loop for loop in loops[isa, file] if TILE.fullmatch(loop.function)}
     assert {int(name.rpartition("x")[2]) for name in tiles} == set(range(1, WIDEST[isa] + 1))
     for name, loop in tiles.items():
-        rows, width = (int(n) for n in name.removeprefix("tile_").split("x"))
+        rows, width = (int(n) for n in name.rpartition("_")[2].split("x"))
         assert loop.dots == rows * width, name
         assert loop.registers == {REGISTER[isa]}, name
         assert loop.on_stack == [], name
