@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 Progress = Callable[[str, int, "int | None"], None]
-KEEP_KEY, METHOD_KEY, PREPROCESS_KEY = "quantkit.keep_fp32", "quantkit.method", "quantkit.preprocess"
-VERSION_KEY, DATA_KEY, SAMPLES_KEY = "quantkit.version", "quantkit.calibration.sha256", "quantkit.calibration.samples"
+KEEP_KEY = "quantkit.keep_fp32"
+"""Metadata: the expressions of `--keep-fp32` that a model was converted with, as JSON."""
 
 WRONG_KIND = {
     "fp32": "is an FP32 model",
@@ -353,6 +353,7 @@ def _require_same_source(reference: Any, converted: ir.Model) -> None:
 
 def _sign(model: ir.Model) -> None:
     from quantkit import __version__
+    from quantkit.load import VERSION_KEY
 
     model.metadata_props[VERSION_KEY] = __version__
     model.producer_name, model.producer_version = "quantkit", __version__

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FILE_KEY",
     "SHA256_KEY",
+    "VERSION_KEY",
     "ArtifactKind",
     "TensorSpec",
     "artifact_kind",
@@ -35,6 +36,8 @@ FILE_KEY = "quantkit.fp32.file"
 """metadata_props key: file name of the FP32 model ("" is never written)."""
 SHA256_KEY = "quantkit.fp32.sha256"
 """metadata_props key: SHA-256 of the FP32 file's bytes, external data included."""
+VERSION_KEY = "quantkit.version"
+"""metadata_props key: the version of quantkit that wrote the file."""
 _DECISIONS_KEY = "quantkit.load.decisions"
 
 

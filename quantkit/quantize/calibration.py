@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ GOAL_KEY = "quantkit.goal"
 """Metadata: what was tried for an accuracy goal, as JSON; see quantkit.quantize.search.Found."""
 PREPROCESS_KEY, METHOD_KEY = "quantkit.preprocess", "quantkit.method"
 DATA_KEY, SAMPLES_KEY = "quantkit.calibration.sha256", "quantkit.calibration.samples"
+CONFIG_KEY = "quantkit.config"
+"""Metadata: the QuantConfig that was asked for, as JSON."""
 DEFAULT_METHOD = "mse"
 CLOSE_DB = 1.0
 """`best` also tunes the methods that measured within this of the first: tuning moves models by about as much."""
@@ -104,7 +106,8 @@ def calibrate_fused(model: ir.Model, selection: Selection, data: Any, config: Qu
         made = maker.reach(config.goal) if config.goal is not None and open_int8 is not None else maker.made()
     note = Decision("quantize", "calibrated", "model", f"{table.samples} samples, ranges by {maker.method}")
     made.model.metadata_props.update({
-        METHOD_KEY: maker.method, DATA_KEY: table.data_sha256, SAMPLES_KEY: str(table.samples)
+        METHOD_KEY: maker.method, DATA_KEY: table.data_sha256, SAMPLES_KEY: str(table.samples),
+        CONFIG_KEY: json.dumps(asdict(config), sort_keys=True),
     })  # fmt: skip
     if dataset.preprocess is not None:
         made.model.metadata_props[PREPROCESS_KEY] = dataset.preprocess.to_json()

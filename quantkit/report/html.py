@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from quantkit.report import charts, goal, text
 from quantkit.report.elements import breakable, figure, html_table, legend_entry
 from quantkit.report.html_layers import graph_section, layers_section
+from quantkit.report.provenance import recipe_command, recipe_facts
 from quantkit.report.verdict import busy_note, headline, sentence
 
 if TYPE_CHECKING:
@@ -244,13 +245,21 @@ def _reproduce(comparison: Comparison, fp32: str, int8: str) -> str:
             f"{name.upper()} model": f"{model['file']}, SHA-256 {model['sha256']}"
             for name, model in source["models"].items()
         }
-        for stage in ("calibration", "comparison"):
-            groups[stage.capitalize()] = {
-                key.replace("_", " ").replace("sha256", "SHA-256"): value for key, value in source[stage].items()
-            }
-    command = shlex.join(["quantkit", "compare", fp32, int8, "--data", "DATA", "--isa", machine["isa"]])
+        groups["How the INT8 model was made"] = recipe_facts(source["calibration"])
+        groups["Comparison"] = {
+            key.replace("_", " ").replace("sha256", "SHA-256"): value for key, value in source["comparison"].items()
+        }
     body = "".join(f"<h3>{name}</h3>{_facts(values)}" for name, values in groups.items())
-    return f"<pre><code>{escape(command)} --threads {machine['threads']}</code></pre>{body}"
+    commands = "\n".join(reproducing_commands(comparison, fp32, int8))
+    return f"<pre><code>{escape(commands)}</code></pre>{body}"
+
+
+def reproducing_commands(comparison: Comparison, fp32: str, int8: str) -> list[str]:
+    """What makes the INT8 model again, if its metadata say how, and then this report; DATA stands for the samples."""
+    machine, source = comparison.machine, comparison.provenance
+    words = ["quantkit", "compare", fp32, int8, "--data", "DATA", "--isa", machine["isa"]]
+    made = recipe_command(source["calibration"]) if source else None
+    return [*filter(None, [made]), shlex.join([*words, "--threads", str(machine["threads"])])]
 
 
 def _facts(values: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.execute.session import Session
+from quantkit.report.provenance import recipe, recipe_facts
 from quantkit.report.text import MISSING, percent, shape, size, table
 
 NATIVE = "native"
@@ -15,19 +16,26 @@ NATIVE = "native"
 
 @dataclass(frozen=True)
 class Inspection:
-    """The plan of one model on one instruction set."""
+    """The plan of one model on one instruction set. recipe: how it was made (provenance.recipe)."""
 
     isa: str
     nodes: list[dict[str, Any]]
     coverage: dict[str, float]
     arena_bytes: int
+    recipe: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `quantkit inspect`."""
-        return {"isa": self.isa, "nodes": self.nodes, "coverage": self.coverage, "arena_bytes": self.arena_bytes}
+        return {
+            "isa": self.isa,
+            "nodes": self.nodes,
+            "coverage": self.coverage,
+            "arena_bytes": self.arena_bytes,
+            "recipe": self.recipe,
+        }
 
     def to_text(self) -> str:
-        """One line a node, then the totals."""
+        """One line a node, then the totals, then how the model was made, if it says so."""
         rows = [
             [
                 node["name"],
@@ -47,14 +55,18 @@ class Inspection:
             f"{len(self.nodes)} nodes on {self.isa}; native: {nodes} of the nodes, {macs} of the multiply-accumulates; "
             f"{size(self.arena_bytes)} for intermediate tensors at batch 1"
         )
-        return f"{table(headers, rows)}\n\n{total}"
+        facts = recipe_facts(self.recipe) if self.recipe["quantkit"] else {}
+        width = max(map(len, facts), default=0)
+        lines = [f"{key:{width}}  {value}" for key, value in facts.items()]
+        return "\n\n".join([table(headers, rows), total, *(["\n".join(lines)] if lines else [])])
 
 
 def inspect_model(model: Path | Any, isa: str | None = None) -> Inspection:
     """Plan `model` (path, ModelProto or onnx_ir.Model) without running it. Raises ModelError, EngineError."""
     session = Session(model, isa=isa)
     plan = session.plan
-    return Inspection(session.isa, [plan_entry(node) for node in plan], coverage(plan), session.arena_bytes)
+    nodes = [plan_entry(node) for node in plan]
+    return Inspection(session.isa, nodes, coverage(plan), session.arena_bytes, recipe(session.metadata))
 
 
 def plan_entry(node: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.report import goal, text
 from quantkit.report.explain import LAYER_COLUMNS
+from quantkit.report.provenance import recipe_facts
 from quantkit.report.verdict import headline, sentence
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def _provenance(comparison: Comparison) -> list[str]:
             f"- {name}: `{model['file']}`, SHA-256 `{model['sha256']}`"
             for name, model in comparison.provenance["models"].items()
         ]
-        lines.append(f"- samples: SHA-256 `{comparison.provenance['comparison']['data_sha256']}`")
+        lines.append(f"- compared on samples of SHA-256 `{comparison.provenance['comparison']['data_sha256']}`")
+        lines += [f"- {what}: {value}" for what, value in recipe_facts(comparison.provenance["calibration"]).items()]
     return ["## Made from", "\n".join([lines[0], "", *lines[1:]]).strip()]
 
 
