@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from pathlib import Path
-from typing import Any
 
 from benchmarks import runtimes, zoo
+from benchmarks.machine import header
 
 WORK = zoo.ROOT / "build" / "bench"
 """Where prepared models are kept between runs."""
@@ -74,19 +73,6 @@ def chosen_candidates(against: str) -> list[runtimes.Candidate]:
 
 def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
-
-
-def header(isa: str | None, rivals_avx2: bool) -> dict[str, Any]:
-    """Machine, instruction sets, versions, date. Threads and batch stand with each result."""
-    from quantkit.execute.binding import choose_isa
-    from quantkit.report.machine import describe_machine
-
-    limited = "AVX2 for OpenVINO; onnxruntime has no switch and uses all the CPU has"
-    facts = describe_machine(choose_isa(isa), 0)
-    del facts["threads"]
-    facts["rivals_isa"] = limited if rivals_avx2 else "all the CPU has"
-    facts["date"] = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
-    return facts
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """One table of accuracy after quantization: quantkit beside onnxruntime's calibrators and NNCF, on the same samples.
 
-    python -m benchmarks.accuracy MODEL.onnx --calib DATA --data DATA [--labels FILE] [--preprocess NAME]
+    python -m benchmarks.accuracy MODEL.onnx --calib DATA --data DATA [--labels FILE] [--preprocess NAME] [--json OUT]
 
 onnxruntime's QDQ files run in onnxruntime, whose u8 x s8 kernels saturate on CPUs without VNNI: its rows depend on the
 machine, quantkit's do not. Its percentile and entropy calibrators keep every activation of every sample, so they get
@@ -13,7 +13,7 @@ import argparse
 import importlib.util
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from benchmarks.machine import header
 from quantkit import Session, pipeline
 from quantkit.load import input_specs, load
 from quantkit.observe import load_preprocess, open_data
 from quantkit.report.accuracy import Tally
-from quantkit.report.machine import describe_machine
+from quantkit.report.files import write_json
 from quantkit.report.text import table
 from quantkit.types import EFFORTS, QuantConfig
 
@@ -37,6 +38,8 @@ ORT_ROWS = {
     "onnxruntime entropy": ("Entropy", False),
 }
 
+ITSELF = {"agreement": None, "sqnr_db": None, "seconds": None}
+"""FP32 compared with itself says nothing."""
 QUANTKIT_ROWS: tuple[tuple[str, QuantConfig, int | None], ...] = (
     *((f"quantkit {effort}", QuantConfig(effort=effort), None) for effort in EFFORTS),
     ("quantkit balanced, 16 samples", QuantConfig(), 16),
@@ -89,8 +92,11 @@ def by_quantkit(model: Path, calib: str, preprocess: str | None, config: QuantCo
     return lambda feeds: session.run(None, feeds)
 
 
-def measured(make: Callable[[], Run], reference: Run, names: list[str], data: Any) -> list[str]:
-    """[top-1, agreement, SQNR, seconds to quantize] of what `make` makes."""
+def measured(make: Callable[[], Run], reference: Run, names: list[str], data: Any) -> dict[str, Any]:
+    """{"top1", "agreement", "sqnr_db", "seconds"} of what `make` makes: fractions, dB, seconds to quantize.
+
+    {"failed": what was raised} if it cannot; None for what does not apply.
+    """
     start = time.perf_counter()
     try:
         run = make()
@@ -100,10 +106,18 @@ def measured(make: Callable[[], Run], reference: Run, names: list[str], data: An
             wanted, got = (dict(zip(names, r(batch.feeds), strict=True)) for r in (reference, run))
             tally.add(wanted, got, batch.labels, batch.valid)
     except Exception as error:  # one toolchain that fails does not end the table
-        return [f"failed: {type(error).__name__}", "", "", ""]
-    top1, agreement = tally.top("int8")["top1"], tally.agreement
-    parts = ["" if value is None else f"{100 * value:.2f}" for value in (top1, agreement)]
-    return [*parts, f"{tally.power.db:.2f}", f"{seconds:.0f}"]
+        return {"failed": type(error).__name__}
+    return {
+        "top1": tally.top("int8")["top1"], "agreement": tally.agreement, "sqnr_db": tally.power.db, "seconds": seconds,
+    }  # fmt: skip
+
+
+def line(row: Mapping[str, Any]) -> list[str]:
+    """A row of the table that is printed."""
+    if "failed" in row:
+        return [row["name"], f"failed: {row['failed']}", "", "", ""]
+    columns = (("top1", 100, ".2f"), ("agreement", 100, ".2f"), ("sqnr_db", 1, ".2f"), ("seconds", 1, ".0f"))
+    return [row["name"], *("" if row[k] is None else format(factor * row[k], form) for k, factor, form in columns)]
 
 
 def main() -> None:
@@ -117,6 +131,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--histogram-samples", type=int, default=16,
                         help="samples for onnxruntime's percentile and entropy, which keep them all")  # fmt: skip
+    parser.add_argument("--json", type=Path, help="also write the table there, for benchmarks.publish")
     parser.add_argument("--only", default="", help="rows whose name contains this text")
     options = parser.parse_args()
     recipe = load_preprocess(options.preprocess) if options.preprocess else None
@@ -143,10 +158,14 @@ def main() -> None:
                 options.model, options.calib, options.preprocess, c, options.threads, n
             )
         chosen = {label: make for label, make in rows.items() if options.only in label}
-        lines = [[label, *measured(make, reference, names, data)] for label, make in chosen.items()]
-    print(table(["", "top-1 %", "agreement %", "SQNR dB", "seconds"], lines))
-    machine = describe_machine("", options.threads or 0)
+        found = [{"name": label, **measured(make, reference, names, data)} for label, make in chosen.items()]
+        found = [row | ITSELF if row["name"] == "FP32" else row for row in found]
+    print(table(["", "top-1 %", "agreement %", "SQNR dB", "seconds"], [line(row) for row in found]))
+    machine = header(None)
     print(f"\nmeasured on: {machine['cpu']}, onnxruntime {onnxruntime.__version__}")
+    if options.json:
+        counts = {"calibration_samples": len(calib), "samples": len(data)}
+        write_json(options.json, {"machine": machine, "model": options.model.name, **counts, "rows": found})
 
 
 if __name__ == "__main__":

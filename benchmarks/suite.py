@@ -141,10 +141,11 @@ def to_json(header: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def known_cells(path: Path, header: dict[str, Any]) -> list[Cell]:
-    """The results that a run with the same header, but for the date, left in `path`; none if there was no such run."""
+    """What a run with the same header, but for date and commit, left in `path`; nothing if there was no such run."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    same = {**stored["machine"], "date": ""} == json.loads(json.dumps({**header, "date": ""}))
+    any_time = {"date": "", "commit": ""}
+    same = {**stored["machine"], **any_time} == json.loads(json.dumps({**header, **any_time}))
     return [Cell(**fields) for fields in stored["results"]] if same else []

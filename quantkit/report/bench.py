@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ class Bench:
     def to_json(self) -> dict[str, Any]:
         """All fields; `layers` only if they were measured."""
         return {key: value for key, value in vars(self).items() if value is not None}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the text, as it is."""
+        return f"<pre>{escape(self.to_text())}</pre>"
 
     def to_text(self) -> str:
         """Ratios of the last model in quantkit to the others (JSON has all pairs), times, layers, the machine."""

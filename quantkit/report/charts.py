@@ -202,18 +202,20 @@ def interval_chart(rows: Sequence[tuple[str, float, float, float]], unit: str, l
 
 
 def bar_chart(rows: Sequence[tuple[str, float, float]], unit: str, label: str) -> str:
-    """(name, value, reach): a bar to `value` from 0 and a line on to `reach`, one row each."""
-    height = 48 + 34 * len(rows)
+    """(name, value, reach): a bar from 0 to `value` and a line on to `reach`, each with its number, one row each."""
+    height = 48 + 40 * len(rows)
     x = Axis(0, 1.02 * max(max(value, reach) for _, value, reach in rows), NAMES, WIDTH - 60)
     y = Axis(0, 1, height - BOTTOM, TOP)
     parts = [frame(x, y, unit, "", y_grid=False)]
     for i, (name, value, reach) in enumerate(rows):
-        at = 24 + 34 * i
+        at = 30 + 40 * i
         parts.append(f'<text x="{NAMES - 10}" y="{at}" class="end middle">{escape(name)}</text>')
         bar = f'x="{NAMES}" y="{at - 9}" width="{_n(x.at(value) - NAMES)}" height="18"'
         parts.append(f'<rect class="bar s{i}" {bar}/>')
         parts.append(f'<path class="reach" d="M{_n(x.at(value))} {at}H{_n(x.at(reach))}m0 -5v10"/>')
-        parts.append(f'<text x="{_n(x.at(max(value, reach)) + 8)}" y="{at}" class="tick middle">{value:.2f}</text>')
+        above, end = f'x="{_n(x.at(value) + 4)}" y="{at - 15}"', f'x="{_n(x.at(reach) + 8)}" y="{at}"'
+        parts.append(f'<text {above} class="tick middle">{value:.2f}</text>')
+        parts.append(f'<text {end} class="tick middle">{reach:.2f}</text>')
     return svg("".join(parts), label, height=height)
 
 

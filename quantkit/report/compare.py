@@ -25,10 +25,10 @@ from quantkit.report.inspect import coverage, placed_nodes
 from quantkit.report.layers import LayerError, layer_errors
 from quantkit.report.machine import describe_machine
 from quantkit.report.models import model_bytes, model_proto
-from quantkit.report.provenance import provenance
+from quantkit.report.provenance import NOT_A_FILE, provenance
 from quantkit.report.runtimes import Run
 from quantkit.report.samples import open_samples, session_inputs
-from quantkit.report.speed import latency, layer_times, prepare_rivals, throughput
+from quantkit.report.speed import latency, layer_times, prepare_rivals, same_batch, throughput, throughput_of
 
 if TYPE_CHECKING:
     import onnx
@@ -156,17 +156,26 @@ class Comparison:
         batch = f", batch {self.throughput['batch']}" if self.throughput else ""
         return f"{self.machine['cpu']}, {self.machine['isa']}, {text.threads(self.machine['threads'])}{batch}"
 
-    def to_html(self, fp32: str = "FP32", int8: str = "INT8") -> str:
-        """The whole report as one HTML page; the names are for its title."""
+    def names(self) -> tuple[str, str]:
+        """File names of the FP32 and of the INT8 model, or what stands for models that are not files."""
+        models = self.provenance["models"] if self.provenance else {}
+        names = [models.get(key, {}).get("file", NOT_A_FILE) for key in ("fp32", "int8")]
+        fp32, int8 = (
+            short if name == NOT_A_FILE else name for name, short in zip(names, ("FP32", "INT8"), strict=True)
+        )
+        return fp32, int8
+
+    def to_html(self, fp32: str | None = None, int8: str | None = None) -> str:
+        """The whole report as one HTML page; the names are for its title, by default those of the files."""
         from quantkit.report.html import comparison_page
 
-        return comparison_page(self, fp32, int8)
+        return comparison_page(self, fp32 or self.names()[0], int8 or self.names()[1])
 
-    def to_markdown(self, fp32: str = "FP32", int8: str = "INT8") -> str:
-        """The report as Markdown; the names are for its title."""
+    def to_markdown(self, fp32: str | None = None, int8: str | None = None) -> str:
+        """The report as Markdown; the names are for its title, by default those of the files."""
         from quantkit.report.markdown import comparison_markdown
 
-        return comparison_markdown(self, fp32, int8)
+        return comparison_markdown(self, fp32 or self.names()[0], int8 or self.names()[1])
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the page in a frame of its own, so that styles and scripts stay inside."""
@@ -296,14 +305,13 @@ def _speed(
     rivals: Mapping[str, Run],
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Throughput and latency, each for half the time, and the time of every layer."""
+    """Throughput and latency, each for half the time, measured once where both are of one batch; the time by layer."""
     if progress:
         progress("speed", 0, None)
-    return {
-        "throughput": throughput(runner, session, feeds, seconds / 2),
-        "latency": latency(runner, session, feeds, seconds / 2, rivals),
-        "layer_times": layer_times(session, feeds),
-    }
+    one = same_batch(session, feeds)
+    alone = latency(runner, session, feeds, seconds if one else seconds / 2, rivals)
+    together = throughput_of(alone) if one else throughput(runner, session, feeds, seconds / 2)
+    return {"throughput": together, "latency": alone, "layer_times": layer_times(session, feeds)}
 
 
 def _require_original(fp32: ir.Model, session: Session) -> None:

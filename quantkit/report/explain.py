@@ -43,8 +43,13 @@ def own_db(layer: LayerError) -> float:
 
 
 def advice(layers: Sequence[LayerError], method: str | None = None) -> list[Advice]:
-    """On each of the WORST worst layers. method: how the ranges were found, which is then not what to try."""
-    return [Advice(layer.name, _sentence(layer, method)) for layer in worst_layers(layers)]
+    """On each of the WORST worst layers that somebody should look at; on the worst alone where none is bad.
+
+    method: how the ranges were found, which is then not what to try.
+    """
+    worst = worst_layers(layers)
+    bad = [layer for layer in worst if own_db(layer) < FINE_DB]
+    return [Advice(layer.name, _sentence(layer, method)) for layer in bad or worst[:1]]
 
 
 def range_cells(layer: LayerError) -> list[str]:
@@ -84,7 +89,7 @@ _CAUSES: tuple[
 ] = (
     (
         lambda layer: own_db(layer) >= FINE_DB,
-        lambda layer: "that is little",
+        lambda layer: "that is little, and no layer has more",
         lambda layer, method: "nothing needs to be done",
     ),
     (

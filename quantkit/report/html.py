@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from quantkit.report import charts, goal, text
 from quantkit.report.elements import breakable, figure, html_table, legend_entry
 from quantkit.report.html_layers import graph_section, layers_section
-from quantkit.report.provenance import recipe_command, recipe_facts
+from quantkit.report.provenance import recipe, recipe_command, recipe_facts
 from quantkit.report.verdict import busy_note, headline, sentence
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ KINDS = {
     "same": "same answer",
 }
 COLORS = {"same": "s0", "broken": "broken", "fixed": "fixed", "changed": "changed"}
+OPERATORS_SHOWN = 8
+"""Kinds of operators that a model's card names."""
 POINTS_SHOWN = 2000
 """Samples in the confidence chart: about 60 bytes each; all that changed, then the others in order."""
 
@@ -47,7 +49,7 @@ def comparison_page(comparison: Comparison, fp32: str, int8: str) -> str:
     sections = {key: (name, body) for key, (name, body) in sections.items() if body}
     links = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, (name, _) in sections.items())
     numbers = "".join(
-        f'<div class="number"><b>{escape(n.value)}</b><span class="what">{escape(n.name)}</span>'
+        f'<div class="number"><b>{_minus(n.value)}</b><span class="what">{escape(n.name)}</span>'
         f"<span>{escape(n.detail)}</span></div>"
         for n in headline(comparison)
     )
@@ -82,6 +84,11 @@ loads nothing.</p></footer>
 """
 
 
+def _minus(value: str) -> str:
+    """A number in large type: with a minus sign, not with the hyphen that a terminal shows."""
+    return escape(f"\N{MINUS SIGN}{value[1:]}" if value.startswith("-") else value)
+
+
 def _resource(name: str) -> str:
     return resources.files("quantkit.report").joinpath(name).read_text(encoding="utf-8")
 
@@ -93,10 +100,15 @@ def model_card(result: Any) -> str:
     from quantkit.report.decisions import summarize
 
     operators = Counter(node.op_type for node in result.model.graph)
-    shown = ", ".join(f"{count} {op}" for op, count in operators.most_common(8))
+    kinds = operators.most_common(OPERATORS_SHOWN)
+    rest = len(operators) - len(kinds)
+    shown = ", ".join(f"{count} {op}" for op, count in kinds) + (f" and {rest} other kinds" if rest else "")
     size = text.size(result.proto.ByteSize())
+    facts = recipe_facts(recipe(result.model.metadata_props))
+    rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in facts.items())
     return (
         f"<p><b>{escape(result.kind)} model</b>, {size}, {sum(operators.values())} nodes: {escape(shown)}</p>"
+        f"<details><summary>how it was made</summary><table>{rows}</table></details>"
         f"<details><summary>{len(result.decisions)} decisions</summary>"
         f"<pre>{escape(summarize(result.decisions))}</pre></details>"
     )
@@ -246,12 +258,16 @@ def _reproduce(comparison: Comparison, fp32: str, int8: str) -> str:
             for name, model in source["models"].items()
         }
         groups["How the INT8 model was made"] = recipe_facts(source["calibration"])
+        alike = source["comparison"]["preprocess"] == source["calibration"]["preprocess"]
         groups["Comparison"] = {
-            key.replace("_", " ").replace("sha256", "SHA-256"): value for key, value in source["comparison"].items()
+            key.replace("_", " ").replace("sha256", "SHA-256"): value
+            for key, value in source["comparison"].items()
+            if key != "preprocess" or not alike
         }
     body = "".join(f"<h3>{name}</h3>{_facts(values)}" for name, values in groups.items())
-    commands = "\n".join(reproducing_commands(comparison, fp32, int8))
-    return f"<pre><code>{escape(commands)}</code></pre>{body}"
+    lines = (line.split(" ") for line in reproducing_commands(comparison, fp32, int8))
+    commands = "\n".join(" ".join(f"<span>{escape(word)}</span>" for word in line) for line in lines)
+    return f"<pre><code>{commands}</code></pre>{body}"
 
 
 def reproducing_commands(comparison: Comparison, fp32: str, int8: str) -> list[str]:

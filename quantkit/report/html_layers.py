@@ -52,7 +52,7 @@ def layers_section(comparison: Comparison) -> str:
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     sentences = "".join(f"<li>{escape(entry.sentence)}</li>" for entry in comparison.advice)
-    advice = f'<h3 id="advice">What adds most noise, and what to try</h3><ol>{sentences}</ol>'
+    advice = f'<h3 id="advice">What adds most noise, and what to try</h3><ul class="plain">{sentences}</ul>'
     return f'{advice}<div class="pair"><div>{chart}</div><div>{_histograms(comparison)}</div></div>{tools}{table}'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ class Inspection:
             "arena_bytes": self.arena_bytes,
             "recipe": self.recipe,
         }
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the text, as it is."""
+        return f"<pre>{escape(self.to_text())}</pre>"
 
     def to_text(self) -> str:
         """One line a node, then the totals, then how the model was made, if it says so."""

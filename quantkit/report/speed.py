@@ -16,6 +16,7 @@ from quantkit.report.runtimes import RUNTIMES, Run
 from quantkit.report.statistics import latency_percentiles
 
 FP32, INT8 = "FP32 onnxruntime", "INT8 quantkit"
+"""The first two of `latency`'s runs, in this order."""
 PROFILED_RUNS = 11
 """Profiled runs of a model; the median of each op counts."""
 TIMES_KEPT = 300
@@ -34,6 +35,17 @@ def throughput(runner: FloatRunner, session: Session, feeds: Feeds, seconds: flo
         "int8_quantkit": float(int8),
         "speedup": median_ratio(times[:, 0], times[:, 1]),
         "batch": batch,
+    }
+
+
+def throughput_of(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """`throughput` from a `latency` of the same batch: one report then has one speed."""
+    fp32, int8 = measured["runs"][:2]
+    return {
+        "fp32_onnxruntime": fp32["samples_per_s"],
+        "int8_quantkit": int8["samples_per_s"],
+        "speedup": int8["speedup"],
+        "batch": measured["batch"],
     }
 
 
@@ -117,6 +129,11 @@ def first_sample(feeds: Feeds) -> dict[str, np.ndarray]:
 def batch_size(feeds: Feeds) -> int:
     """Rows of the first feed that has any."""
     return next((len(array) for array in feeds.values() if np.ndim(array)), 1)
+
+
+def same_batch(session: Session, feeds: Feeds) -> bool:
+    """Whether `latency` measures the same batch as `throughput`."""
+    return not _takes_one(session) or batch_size(feeds) == 1
 
 
 def _takes_one(session: Session) -> bool:

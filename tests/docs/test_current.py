@@ -51,6 +51,7 @@ def test_every_metadata_key_that_the_package_writes_is_documented():
 
 
 IN_MEMORY = {
+    "quantkit.prepared",
     "quantkit.load.decisions",
     "quantkit.load.map_types",
     "quantkit.foreign.reason",
