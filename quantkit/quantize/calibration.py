@@ -14,8 +14,6 @@ import onnx_ir as ir
 
 from quantkit.errors import CalibrationError, UsageError
 from quantkit.fuse.expand import expand
-from quantkit.fuse.graph import constant
-from quantkit.load.constants import release
 from quantkit.load.parts import copied
 from quantkit.observe import (
     Batch,
@@ -27,23 +25,32 @@ from quantkit.observe import (
     observe,
     open_data,
     preprocess_digest,
-    range_for,
 )
 from quantkit.observe.runner import STREAM_BYTES
 from quantkit.observe.streamed import weight_bytes
+from quantkit.quantize.activated import around_activations
 from quantkit.quantize.apply import apply
-from quantkit.quantize.bias import channel_axis, spatial_size, without_mean_error
 from quantkit.quantize.equalize import EQUALIZED_KEY, LAWS, equalize, to_json
-from quantkit.quantize.layers import Layer, layer_of
+from quantkit.quantize.initial import (
+    all_weights,
+    has_static_batch,
+    macs_of,
+    observed_tensors,
+    table_ranges,
+    tunable_layers,
+    weighted_inputs,
+)
+from quantkit.quantize.layers import Layer
+from quantkit.quantize.means import means_as_convolutions
 from quantkit.quantize.measure import Fidelity, Samples
 from quantkit.quantize.methods import Choices, by_tensor
-from quantkit.quantize.qparams import QuantizedWeights, params_from_range, quantize_weights
+from quantkit.quantize.qparams import params_from_range
 from quantkit.quantize.replay import Replay, halves
 from quantkit.quantize.runners import OpenInt8
 from quantkit.quantize.search import search
 from quantkit.quantize.select import Selection, select
 from quantkit.quantize.tune import tune_layers
-from quantkit.types import AUTO, METHODS, Decision, Goal, QuantConfig, QuantParams, Range
+from quantkit.types import AUTO, METHODS, Decision, Goal, QuantConfig
 
 GOAL_KEY = "quantkit.goal"
 """Metadata: what was tried for an accuracy goal, as JSON; see quantkit.quantize.search.Found."""
@@ -65,12 +72,6 @@ MEASURED_SAMPLES = 32
 
 CHOOSING_SAMPLES, JUDGING_SAMPLES = 16, 128
 """Samples on which the method of each tensor is chosen, and others on which the whole choice is judged."""
-
-
-def observed_tensors(model: ir.Model, selection: Selection) -> list[str]:
-    """The tensors whose ranges the data decide: all of the selection but constants."""
-    constants = {name for name, value in model.graph.initializers.items() if value.const_value is not None}
-    return [name for name in selection.tensors if name not in constants]
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Maker:
         self.expanded = expand(model)
         self.chosen = {node.name or "" for node in selection.forms}
         self.layers = [layer.name for layer in tunable_layers(selection)]
-        self.macs = {layer.name: _macs(layer, statistics) for layer in tunable_layers(selection)}
+        self.macs = {layer.name: macs_of(layer, statistics) for layer in tunable_layers(selection)}
         self.decisions: list[Decision] = []
         self.selection, self.choices = selection, Choices()
         self.method = config.method if config.method in METHODS else DEFAULT_METHOD
@@ -136,13 +137,20 @@ class Maker:
             if config.method == AUTO:
                 self._choose_by_tensor(open_int8)
 
-    def plain(self, method: str, keep: Collection[str] = ()) -> tuple[ir.Model, list[Layer], dict[str, float]]:
-        """(model with weights rounded to nearest, its layers, the scales of their inputs), `keep` staying in FP32."""
+    def plain(self, method: str, keep: Collection[str] = (), *, effort: str | None = None
+              ) -> tuple[ir.Model, list[Layer], dict[str, float]]:  # fmt: skip
+        """(model with weights rounded to nearest, its layers, the scales of their inputs), `keep` staying in FP32.
+
+        effort: that of the configuration unless given; from `balanced` on, ranges leave out what activations saturate.
+        """
         copy = copied(self.model)
         selection = select(copy, lambda name: name not in self.chosen or name in keep)
         method_of = {tensor: self.choices.get(group, self.base) for tensor, group in self.selection.group_of.items()}
         ranges = table_ranges(copy, selection, self.statistics, method_of if method == AUTO else method, self.config)
-        params = {group: params_from_range(span) for group, span in selection.group_ranges(ranges).items()}
+        spans = selection.group_ranges(ranges)
+        if (effort or self.config.effort) != "fast":
+            spans = around_activations(selection, spans, self.statistics)
+        params = {group: params_from_range(span) for group, span in spans.items()}
         layers = tunable_layers(selection)
         scales = {layer.name: params[selection.group_of[layer.source]].scale for layer in layers}
         apply(copy, selection, params, all_weights(selection, params, self.config, self.statistics))
@@ -152,7 +160,7 @@ class Maker:
         """The model by an effort (that of the configuration unless given)."""
         effort = effort or self.config.effort
         if effort == "fast" or self.open_int8 is None:
-            return Calibrated(self.plain(self.method, keep)[0], [])
+            return Calibrated(self.plain(self.method, keep, effort="fast")[0], [])
         if effort == "balanced":
             return self.tuned(self.method, self.config.seed, keep)
         return self._nearest(keep)
@@ -160,7 +168,7 @@ class Maker:
     def tuned(self, method: str, seed: int, keep: Collection[str] = ()) -> Calibrated:
         """The model by a method, tuned on positions drawn by `seed`."""
         assert self.open_int8 is not None
-        model, layers, scales = self.plain(method, keep)
+        model, layers, scales = self.plain(method, keep, effort="balanced")
         decisions = tune_layers(
             model, self.expanded, layers, scales, self.replay, self.open_int8, per_channel=self.config.per_channel,
             seed=seed, threads=self.threads, progress=self.progress)  # fmt: skip
@@ -236,12 +244,15 @@ class Maker:
         """The maker for the model equalized by a law (None: as it is), observed on `samples`; None where no channel is
         free."""
         copy = copied(self.model)
+        chosen = set(self.chosen)
         if law is not None:
+            if config.per_channel:
+                chosen.update(means_as_convolutions(copy, lambda name: name in self.chosen))
             done = equalize(copy, samples, law, self.threads)
             if not done:
                 return None
             copy.metadata_props[EQUALIZED_KEY] = to_json(done)
-        selection = select(copy, lambda name: name not in self.chosen)
+        selection = select(copy, lambda name: name not in chosen)
         batches = [Batch(feeds, None, [f"row {row}" for row in range(valid)], valid) for feeds, valid in samples]
         statistics = observe(expand(copy), observed_tensors(copy, selection), batches, backend=backend,
                              channels=weighted_inputs(selection), threads=self.threads)  # fmt: skip
@@ -319,78 +330,3 @@ def _table(model: ir.Model, selection: Selection, dataset: Dataset, replay: Repl
                          backend=backend, threads=threads, progress=progress)  # fmt: skip
     count = dataset.count or replay.samples
     return CalibrationTable(digest, dataset.digest, preprocess_digest(dataset.preprocess), count, statistics)
-
-
-def has_static_batch(model: ir.Model) -> bool:
-    """Whether an input has a fixed first dimension."""
-    return any(value.shape and isinstance(value.shape[0], int) for value in model.graph.inputs)
-
-
-def table_ranges(model: ir.Model, selection: Selection, statistics: Mapping[str, TensorStatistics],
-                 method: str | Mapping[str, str], config: QuantConfig) -> dict[str, Range]:  # fmt: skip
-    """The range of every tensor of the selection: by `method`, one for all or by name, from statistics; exactly for
-    constants."""
-    ranges = {}
-    for name in selection.tensors:
-        if name in statistics:
-            by = method if isinstance(method, str) else method[name]
-            ranges[name] = range_for(statistics[name], by, config)
-        else:
-            array = constant(model.graph.initializers[name])
-            assert array is not None
-            ranges[name] = Range(float(array.min()), float(array.max()))
-    return ranges
-
-
-def _macs(layer: Layer, statistics: Mapping[str, TensorStatistics]) -> int:
-    """Multiply-accumulates of a sample; of one output position where its output was not observed."""
-    seen = statistics.get(layer.output)
-    values = seen.count // seen.samples if seen is not None and seen.samples else layer.channels
-    return values * layer.columns
-
-
-def tunable_layers(selection: Selection) -> list[Layer]:
-    """The weighted layers of a selection whose inputs are computed, in graph order."""
-    return [
-        layer_of(node, form)
-        for node, form in selection.forms.items()
-        if form.name.is_weighted and all(constant(value) is None for value in form.data)
-    ]
-
-
-def all_weights(
-    selection: Selection,
-    params: Mapping[str, QuantParams],
-    config: QuantConfig,
-    statistics: Mapping[str, TensorStatistics] | None = None,
-) -> dict[ir.Node, QuantizedWeights]:
-    """The quantized weights of every weighted node of the selection.
-
-    Where statistics hold the channel means of the input, biases make up for what the rounding of weights shifts.
-    """
-    found = {}
-    for node, form in selection.forms.items():
-        if not form.name.is_weighted:
-            continue
-        weights, bias = constant(node.inputs[1]), constant(node.inputs[2])
-        assert weights is not None
-        assert bias is not None
-        source = form.data[0]
-        x_scale = params[selection.group_of[source.name or ""]].scale
-        axis = 1 if form.name.base == "MatMul" else 0
-        made = quantize_weights(weights, bias, x_scale, axis=axis, per_channel=config.per_channel, name=node.name or "")
-        known = None if statistics is None else statistics.get(source.name or "")
-        if known is not None and known.channels is not None:
-            layer = layer_of(node, form)
-            means = known.channels.means
-            made = without_mean_error(layer, made, means, spatial_size(source, layer), x_scale)
-            del layer
-        found[node] = made
-        del weights
-        release(node.inputs[1].const_value)  # type: ignore[union-attr]
-    return found
-
-
-def weighted_inputs(selection: Selection) -> dict[str, int]:
-    """tensor -> axis of its channels, of the computed inputs of weighted layers."""
-    return {layer.source: channel_axis(layer) for layer in tunable_layers(selection)}

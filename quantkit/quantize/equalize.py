@@ -16,14 +16,28 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.expand import expand
-from quantkit.fuse.graph import constant, new_initializer, quantkit_name
+from quantkit.fuse.graph import constant, is_standard, new_initializer, quantkit_name
 from quantkit.fuse.opnames import OpName
 from quantkit.observe import FloatRunner
 from quantkit.quantize.channel_ids import ChannelIds
 
-LAWS = {"weights": (0.0, 0.5), "smooth": (0.5, 0.5), "activations": (1.0, 0.0)}
-"""law -> (a, b) in s = (column of weights)^b / (peak of the channel)^a, each as its largest magnitude; with a = 0 the
-factor is cross-layer equalization: (column of the readers / row of the writer)^b, repeated."""
+
+@dataclass(frozen=True)
+class Law:
+    """s = (column of weights)^by_column / (size of the channel)^by_size.
+
+    The range of a channel is that of its values seen, or, by_deviation, the mean less and plus one standard deviation,
+    which further samples change little. The shift takes off its middle; its size is its largest magnitude after that.
+    by_size = 0 is cross-layer equalization, repeated: (column of the readers / row of the writer)^by_column.
+    """
+
+    by_size: float
+    by_column: float
+    by_deviation: bool = False
+
+
+LAWS = {"weights": Law(0.0, 0.5), "smooth": Law(0.5, 0.5), "activations": Law(1.0, 0.0),
+        "deviations": Law(0.5, 0.0, by_deviation=True)}  # fmt: skip
 ROUNDS = 8
 """Of cross-layer equalization; each layer has a neighbour on both sides."""
 MOST = 64.0
@@ -52,14 +66,15 @@ def equalize(model: ir.Model, samples: Iterable[tuple[dict[str, np.ndarray], int
     values = list(known)
     if not values:
         return {}
-    low, high = _channel_ranges(model, ids, values, samples, threads)
-    shifts = {value: -(low[value] + high[value]) / 2 for value in values if _is_shiftable(value)}
+    low, high = _channel_ranges(model, ids, values, samples, threads, LAWS[law].by_deviation)
+    free = {value: _shifted_with(value, ids) for value in values}
+    shifts = {other: -(low[value] + high[value]) / 2 for value, others in free.items() for other in others}
     shift_channels(model, shifts)
-    peak = np.zeros(ids.count)
+    size = np.zeros(ids.count)
     for value in values:
         shift = shifts.get(value, 0.0)
-        np.maximum.at(peak, known[value], np.maximum(np.abs(low[value] + shift), np.abs(high[value] + shift)))
-    factors = _factors(model, ids, peak, law)
+        np.maximum.at(size, known[value], np.maximum(np.abs(low[value] + shift), np.abs(high[value] + shift)))
+    factors = _factors(model, ids, size, LAWS[law])
     scale_channels(model, ids, factors)
     return {
         value.name or "": Affine(
@@ -72,31 +87,38 @@ def equalize(model: ir.Model, samples: Iterable[tuple[dict[str, np.ndarray], int
 
 
 def _channel_ranges(model: ir.Model, ids: ChannelIds, values: Sequence[ir.Value],
-                    samples: Iterable[tuple[dict[str, np.ndarray], int]], threads: int | None
+                    samples: Iterable[tuple[dict[str, np.ndarray], int]], threads: int | None, by_deviation: bool
                     ) -> tuple[dict[ir.Value, np.ndarray], dict[ir.Value, np.ndarray]]:  # fmt: skip
-    """(least, largest value) of every channel, float64 [C]."""
+    """(lower, upper end of the range) of every channel, float64 [C]: see Law."""
     names = [value.name or "" for value in values]
     runner = FloatRunner(expand(model), threads, expose=names)
-    low = {value: np.full(len(ids.of(value)), np.inf) for value in values}  # type: ignore[arg-type]
-    high = {value: np.full(len(ids.of(value)), -np.inf) for value in values}  # type: ignore[arg-type]
+    seen: dict[ir.Value, list[np.ndarray]] = {value: [] for value in values}
     for feeds, valid in samples:
         for value, array in zip(values, runner.run(feeds, names), strict=True):
             others = tuple(axis for axis in range(array.ndim) if axis != ids.axis_of(value))
-            low[value] = np.minimum(low[value], array[:valid].min(axis=others))
-            high[value] = np.maximum(high[value], array[:valid].max(axis=others))
-    return low, high
+            part = array[:valid]
+            if by_deviation:
+                mean = part.mean(axis=others, dtype=np.float64)
+                seen[value].append(np.stack([mean, part.var(axis=others, dtype=np.float64) + mean * mean]))
+            else:
+                seen[value].append(np.stack([-part.min(axis=others), part.max(axis=others)]).astype(np.float64))
+    if not by_deviation:
+        ends = {value: np.max(parts, axis=0) for value, parts in seen.items()}
+        return {value: -end[0] for value, end in ends.items()}, {value: end[1] for value, end in ends.items()}
+    means = {value: np.mean(parts, axis=0) for value, parts in seen.items()}
+    spread = {value: np.sqrt(np.maximum(square - mean * mean, 0.0)) for value, (mean, square) in means.items()}
+    return tuple({value: mean + sign * spread[value] for value, (mean, _) in means.items()} for sign in (-1, 1))  # type: ignore[return-value]
 
 
-def _factors(model: ir.Model, ids: ChannelIds, peak: np.ndarray, law: str) -> np.ndarray:
+def _factors(model: ir.Model, ids: ChannelIds, size: np.ndarray, law: Law) -> np.ndarray:
     """float64 [ids.count]: 1 for fixed channels, and for those without data or weights."""
-    by_peak, by_column = LAWS[law]
     total = np.ones(ids.count)
-    for _ in range(ROUNDS if by_peak == 0 else 1):
+    for _ in range(ROUNDS if law.by_size == 0 else 1):
         rows, columns = _weight_peaks(model, ids, total)
-        known = (peak > 0) & (rows > 0) & (columns > 0)
+        known = (size > 0) & (rows > 0) & (columns > 0)
         known[0] = False
-        divisor = peak[known] ** by_peak if by_peak else rows[known] ** by_column
-        total[known] *= columns[known] ** by_column / divisor
+        divisor = size[known] ** law.by_size if law.by_size else rows[known] ** law.by_column
+        total[known] *= columns[known] ** law.by_column / divisor
     for value in ids.tensors:  # around 1 in every tensor: factors common to a tensor change nothing
         found = ids.of(value)
         moved = None if found is None else found[total[found] != 1.0]
@@ -154,7 +176,7 @@ def scale_channels(model: ir.Model, ids: ChannelIds, factors: np.ndarray) -> Non
 
 
 def shift_channels(model: ir.Model, shifts: Mapping[ir.Value, np.ndarray]) -> None:
-    """Adds constants to the channels of tensors (for which `_is_shiftable`), in place: b' = b + c_out - W c_in."""
+    """Adds constants to the channels of tensors (see `_shifted_with`), in place: b' = b + c_out - W c_in."""
     for node in list(model.graph):
         name = quantkit_name(node)
         if name is None or not name.is_weighted:
@@ -177,19 +199,34 @@ def shift_channels(model: ir.Model, shifts: Mapping[ir.Value, np.ndarray]) -> No
             _replace(model.graph, node, 2, bias.astype(np.float64) + moved)
 
 
-def _is_shiftable(value: ir.Value) -> bool:
-    """Made by a weighted layer without activation, read by weighted layers alone, none of which pads it with zeros."""
+def _shifted_with(value: ir.Value, ids: ChannelIds) -> list[ir.Value]:
+    """The value and what other layouts of it are read, if it may be shifted; else nothing.
+
+    That is: made by a weighted layer without activation, read by weighted layers alone, none of which pads it with
+    zeros.
+    """
     producer = value.producer()
     name = None if producer is None else quantkit_name(producer)
-    if name is None or not name.is_weighted or name.activation or value.is_graph_output():
+    if name is None or not name.is_weighted or name.activation:
+        return []
+    found = [value]
+    for seen in found:
+        if seen.is_graph_output():
+            return []
+        for use in seen.uses():
+            out = use.node.outputs[0]
+            if is_standard(use.node, "Flatten", "Squeeze") and ids.of(out) is not None:
+                found.append(out)
+            elif not _takes_shifted(use.node, use.idx):
+                return []
+    return found
+
+
+def _takes_shifted(node: ir.Node, index: int) -> bool:
+    reader = quantkit_name(node)
+    if reader is None or not reader.is_weighted or reader.base == "ConvTranspose":
         return False
-    for use in value.uses():
-        reader = quantkit_name(use.node)
-        if reader is None or not reader.is_weighted or reader.base == "ConvTranspose":
-            return False
-        if use.idx == 0 and reader.base == "Conv" and any(use.node.attributes["pads"].as_ints()):
-            return False
-    return True
+    return index != 0 or reader.base != "Conv" or not any(node.attributes["pads"].as_ints())
 
 
 def columns_like(name: OpName, node: ir.Node, shape: Sequence[int], values: np.ndarray) -> np.ndarray:

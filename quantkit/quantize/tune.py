@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from quantkit.quantize.apply import set_weights
 from quantkit.quantize.layers import Layer
+from quantkit.quantize.means import is_mean
 from quantkit.quantize.qparams import QuantizedWeights, finish_weights, scale_for_bias, weight_scales
 from quantkit.quantize.replay import Replay
 from quantkit.quantize.rounding import covariance, damped, feedback_round
@@ -36,6 +37,7 @@ def tune_layers(model: ir.Model, expanded: ir.Model, layers: Sequence[Layer], x_
     expanded: the FP32 model in standard ops. x_scales: layer name -> scale of its input.
     """
     nodes = {node.name: node for node in model.graph}
+    layers = [layer for layer in layers if not is_mean(layer)]
     decisions = []
     for chunk in chunks(layers):
         targets = Targets(expanded, chunk, replay, seed, threads)

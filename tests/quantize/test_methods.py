@@ -91,11 +91,11 @@ def test_auto_gives_a_model_that_is_not_worse_on_samples_it_has_not_seen_and_say
 
 
 def test_a_choice_that_measures_worse_as_a_whole_is_dropped(monkeypatch):
-    from quantkit.quantize import calibration
+    from quantkit.quantize import calibration, initial
     from quantkit.quantize.methods import TensorChoice
 
     proto, data = network(), image(96, 3, 8, 8, seed=3)
-    monkeypatch.setattr(calibration, "range_for", _moving_average_is_hopeless(calibration.range_for))
+    monkeypatch.setattr(initial, "range_for", _moving_average_is_hopeless(initial.range_for))
     monkeypatch.setattr(
         calibration, "by_tensor", lambda model, groups, *rest: [TensorChoice(g, "moving-average", 1, 2) for g in groups]
     )
