@@ -165,20 +165,21 @@ class Maker:
             return self.tuned(self.method, self.config.seed, keep)
         return self._nearest(keep)
 
-    def tuned(self, method: str, seed: int, keep: Collection[str] = ()) -> Calibrated:
-        """The model by a method, tuned on positions drawn by `seed`."""
+    def tuned(self, method: str, seed: int, keep: Collection[str] = (), *, learn: bool = False) -> Calibrated:
+        """The model by a method, tuned on positions drawn by `seed`; learn: rounding by descent as well."""
         assert self.open_int8 is not None
         model, layers, scales = self.plain(method, keep, effort="balanced")
         decisions = tune_layers(
             model, self.expanded, layers, scales, self.replay, self.open_int8, per_channel=self.config.per_channel,
-            seed=seed, threads=self.threads, progress=self.progress)  # fmt: skip
+            seed=seed, learn=learn, threads=self.threads, progress=self.progress)  # fmt: skip
         return Calibrated(model, decisions)
 
     def _nearest(self, keep: Collection[str]) -> Calibrated:
         """Of several tuned models, by each of the close methods and from DRAWS draws, the nearest to FP32.
 
-        The first of them is that of balanced; after config.time_budget seconds no other is begun. A method for each
-        tensor is among them where it measures better on samples that took no part in its choice.
+        The first of them is that of balanced, the last one learns the rounding of the nearest so far; after
+        config.time_budget seconds no other is begun. A method for each tensor is among them where it measures better
+        on samples that took no part in its choice.
         """
         assert self.open_int8 is not None
         deadline = time.monotonic() + self.config.time_budget
@@ -186,20 +187,23 @@ class Maker:
             self._choose_by_tensor(self.open_int8)
         methods = list(dict.fromkeys([self.base, *self.close_methods]))
         fidelity = Fidelity(self.expanded, self.replay, self.threads)
-        best: tuple[float, str, Calibrated] | None = None
-        scores = []
-        for draw, method in product(range(DRAWS), methods):
-            if best is not None and time.monotonic() > deadline:
-                break
-            made = self.tuned(method, self.config.seed + draw, keep)
+        plans = [(method, draw, False) for draw, method in product(range(DRAWS), methods)]
+        scores: list[tuple[float, str]] = []
+        best: tuple[tuple[str, int, bool], Calibrated] | None = None
+        while plans and (best is None or time.monotonic() < deadline):
+            method, draw, learn = plan = plans.pop(0)
+            made = self.tuned(method, self.config.seed + draw, keep, learn=learn)
             db = fidelity.sqnr(made.model, self.open_int8)
-            scores.append(f"{method} {db:.2f} dB")
-            if best is None or db > best[0]:
-                best = (db, method, made)
+            if best is None or db > max(score for score, _ in scores):
+                best = (plan, made)
+            scores.append((db, f"{method} {db:.2f} dB{', rounding learnt' if learn else ''}"))
+            if not plans and not learn:
+                plans.append((*best[0][:2], True))
         assert best is not None
-        self.method = best[1]
-        note = Decision("quantize", "measured", "model", f"nearest of the tuned models: {', '.join(scores)}")
-        return Calibrated(best[2].model, [note, *best[2].decisions])
+        self.method = best[0][0]
+        listed = ", ".join(text for _, text in scores)
+        note = Decision("quantize", "measured", "model", f"nearest of the tuned models: {listed}")
+        return Calibrated(best[1].model, [note, *best[1].decisions])
 
     def reach(self, goal: Goal) -> Calibrated:
         """The first model that reaches the goal, as quantkit.quantize.search looks for it; else the best one found."""
