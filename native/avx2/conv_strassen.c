@@ -1,7 +1,8 @@
-/* conv_strassen.c, AVX2: 1x1 convolution in 7/8 or 49/64 of the multiplications, exact (Strassen 1969; Winograd's
- * variant with 15 additions).
+/* conv_strassen.c, AVX2: convolution in 7/8 or 49/64 of the multiplications, exact (Strassen 1969; Winograd's variant
+ * with 15 additions).
  *
- * The matrix of inputs [rows][in_c] and that of weights [in_c][out_c] are cut into 2 x 2 blocks A and B. Then
+ * The matrix of inputs [rows][taps * in_c] and that of weights [taps * in_c][out_c] are cut into 2 x 2 blocks A and B.
+ * Then
  *
  *     P1 = A11 B11            P5 = S1 T1     S1 = A21 + A22     T1 = B12 - B11     C11 = P1 + P2
  *     P2 = A12 B21            P6 = S2 T2     S2 = S1 - A11      T2 = B22 - T1      C12 = P1 + P6 + P5 + P3
@@ -38,16 +39,17 @@ enum {
     SMALL_HEIGHT_MAX = 13,   /* up to here the whole image is one block: 7 x 7 pixels in 4 parts */
     BLOCK_BYTES = 256 << 10, /* sums of inputs of a block: they stay in the L2 cache */
     CHANNELS_MIN = 64,
-    OUTPUTS_MIN = 96, /* or INPUTS_MIN: else preparing inputs and joining sums costs what the products save */
+    OUTPUTS_MIN = 96, /* or INPUTS_MIN, of one tap: else preparing and joining costs what the products save */
     INPUTS_MIN = 256,
     ROWS_MIN = 24,
-    TWO_LEVELS_FROM = 256,        /* channels, of inputs and of outputs */
-    TWO_LEVELS_PRODUCT = 1 << 19, /* at most; their weights take 6 bytes each instead of 3.5 */
+    PRODUCT_MAX = 1 << 21,          /* weights: at 3.5 bytes each instead of 2, more do not pay for their way */
+    TWO_LEVELS_FROM = 256,          /* inputs of a row, and outputs */
+    TWO_LEVELS_PRODUCT = 640 << 10, /* weights at most: they take 6 bytes each */
 };
 
 typedef struct {
     int32_t parts, products; /* 2 and 7, or 4 and 49 */
-    int32_t depth;           /* input channels of a part */
+    int32_t inputs, depth;   /* of a row: channels of all taps; of a part */
     int32_t panels;
     int64_t row_bytes, panel_bytes; /* of a row of a product; of a panel of full width */
     int64_t rows, height, blocks;
@@ -55,10 +57,12 @@ typedef struct {
 } strassen_shape;
 
 static strassen_shape shape_of(const qk_conv_params *c) {
-    const int two = c->in_c >= TWO_LEVELS_FROM && c->out_c >= TWO_LEVELS_FROM && c->in_c % 8 == 0 &&
-                    c->out_c % 32 == 0 && (int64_t)c->in_c * c->out_c <= TWO_LEVELS_PRODUCT;
+    const int32_t inputs = conv_depth(c);
+    const int two = inputs >= TWO_LEVELS_FROM && c->out_c >= TWO_LEVELS_FROM && inputs % 8 == 0 && c->out_c % 32 == 0 &&
+                    (int64_t)inputs * c->out_c <= TWO_LEVELS_PRODUCT;
     strassen_shape s = {.parts = two ? 4 : 2, .products = two ? MOST_PRODUCTS : PRODUCTS, .rows = conv_rows(c)};
-    s.depth = c->in_c / s.parts;
+    s.inputs = inputs;
+    s.depth = inputs / s.parts;
     s.panels = (int32_t)qk_divide_up(c->out_c, 2 * LANES * s.parts);
     s.panel_bytes = 2 * (int64_t)LANES * 4 * (s.parts + s.products * (1 + s.depth / 2));
     s.row_bytes = qk_round_up(2 * s.depth, 64) + 64; /* rows fall into different sets */
@@ -80,8 +84,9 @@ static int64_t panels_bytes(const qk_conv_params *c, const strassen_shape *s) {
 
 static int32_t strassen_accepts(const qk_op *op) {
     const qk_conv_params *c = op->params;
-    return conv_taps(c) == 1 && c->groups == 1 && c->in_c % 4 == 0 && c->out_c % 16 == 0 && c->in_c >= CHANNELS_MIN &&
-           c->out_c >= CHANNELS_MIN && (c->in_c >= INPUTS_MIN || c->out_c >= OUTPUTS_MIN) &&
+    const int pays = c->out_c >= OUTPUTS_MIN || (conv_taps(c) == 1 && c->in_c >= INPUTS_MIN);
+    return pays && c->groups == 1 && c->in_c % 4 == 0 && c->out_c % 16 == 0 && c->in_c >= CHANNELS_MIN &&
+           c->out_c >= CHANNELS_MIN && (int64_t)conv_depth(c) * c->out_c <= PRODUCT_MAX &&
            (conv_rows(c) == 0 || conv_rows(c) >= ROWS_MIN);
 }
 
@@ -93,18 +98,20 @@ typedef struct {
     char *inputs;
     vi *sums;
     const char **rows;
+    uint8_t *gathered; /* [part][inputs] */
 } strassen_scratch;
 
 static strassen_scratch scratch_of(const strassen_shape *s, void *scratch) {
     strassen_scratch w = {.inputs = scratch};
     w.sums = (vi *)(w.inputs + s->products * s->product_bytes);
     w.rows = (const char **)(w.sums + s->products * s->height * 2);
+    w.gathered = (uint8_t *)(w.rows + s->height);
     return w;
 }
 
 static int64_t strassen_scratch_bytes(const qk_op *op) {
     const strassen_shape s = shape_of(op->params);
-    return (int64_t)(uintptr_t)(scratch_of(&s, NULL).rows + s.height);
+    return (int64_t)(uintptr_t)scratch_of(&s, NULL).gathered + (int64_t)s.parts * s.inputs;
 }
 
 /* ---- The kernel ---- */
@@ -156,6 +163,23 @@ static GEMM_TARGET void combine_row(const strassen_shape *s, const uint8_t *cons
     }
 }
 
+/* The inputs of an output row: where they lie, or of several taps one after the other at `to`. */
+static const uint8_t *inputs_of_row(const qk_conv_params *c, const uint8_t *in, const uint8_t *padding, int64_t row,
+                                    uint8_t *to) {
+    const conv_window w = conv_window_of_row(c, row);
+    if (conv_taps(c) == 1) {
+        const uint8_t *pixel = conv_pixel(c, in, w, 0, 0);
+        return pixel ? pixel : padding;
+    }
+    uint8_t *tap = to;
+    for (int32_t tap_y = 0; tap_y < c->kernel_h; tap_y++)
+        for (int32_t tap_x = 0; tap_x < c->kernel_w; tap_x++, tap += c->in_c) {
+            const uint8_t *pixel = conv_pixel(c, in, w, tap_y, tap_x);
+            memcpy(tap, pixel ? pixel : padding, (size_t)c->in_c);
+        }
+    return to;
+}
+
 /* Rows past the last one are the last one again. */
 static GEMM_TARGET void prepare_block(const qk_op *op, const qk_task *task, const strassen_shape *s, int64_t first) {
     const qk_conv_params *c = op->params;
@@ -165,8 +189,7 @@ static GEMM_TARGET void prepare_block(const qk_op *op, const qk_task *task, cons
         const uint8_t *pixels[MOST_PARTS];
         for (int32_t part = 0; part < s->parts; part++) {
             const int64_t own = qk_min64(first + part * s->height + row, s->rows - 1);
-            const uint8_t *pixel = conv_pixel(c, in, conv_window_of_row(c, own), 0, 0);
-            pixels[part] = pixel ? pixel : padding;
+            pixels[part] = inputs_of_row(c, in, padding, own, w.gathered + (int64_t)part * s->inputs);
         }
         w.rows[row] = w.inputs + row * s->row_bytes;
         combine_row(s, pixels, w.inputs + row * s->row_bytes);

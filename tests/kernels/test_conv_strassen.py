@@ -1,4 +1,4 @@
-"""Strassen's 1x1 convolution against the int64 oracle: values at the ends of their ranges, every cut into parts."""
+"""Strassen's convolution against the int64 oracle: values at the ends of their ranges, every cut into parts."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ isas = pytest.mark.parametrize("isa", STRASSEN_ISAS, ids=isa_name)
 ONE_LEVEL = Geometry(size=(7, 9), in_c=68, out_c=112)
 TWO_LEVELS = Geometry(size=(7, 9), in_c=264, out_c=288)
 levels = pytest.mark.parametrize("geometry", [ONE_LEVEL, TWO_LEVELS], ids=["one_level", "two_levels"])
+SEVERAL_TAPS = {
+    "one_level_3x3": Geometry(size=(7, 9), in_c=68, out_c=112, kernel=(3, 3), stride=(2, 2), pads=(1, 1, 1, 1)),
+    "two_levels_1x4": Geometry(size=(9, 7), in_c=68, out_c=256, kernel=(1, 4), pads=(0, 3, 0, 2)),
+    "two_levels_3x2": Geometry(size=(7, 9), in_c=72, out_c=288, kernel=(3, 2), dilation=(2, 1), pads=(2, 0, 1, 1)),
+}
+several_taps = pytest.mark.parametrize("geometry", list(SEVERAL_TAPS.values()), ids=list(SEVERAL_TAPS))
 
 
 def name_of(isa: int, geometry: Geometry) -> str:
@@ -33,9 +39,23 @@ def test_pointwise_layers_run_by_strassen(isa: int, geometry: Geometry) -> None:
 
 
 @isas
+@several_taps
+def test_filters_of_several_taps_equal_the_oracle(isa: int, geometry: Geometry) -> None:
+    assert "strassen" in name_of(isa, geometry)
+    check(isa, geometry, gaps=(5, 3, 1), with_residual=True)
+    for in_zero_point in (0, 255):
+        check(isa, replace(geometry, batch=2), in_zero_point=in_zero_point, threads=2)
+        check(isa, geometry, extreme=True, in_zero_point=in_zero_point, to_float=True)
+
+
+@isas
 @pytest.mark.parametrize(
     "change",
-    [{"kernel": (1, 3)}, {"groups": 2}, {"in_c": 66}, {"out_c": 104}, {"in_c": 16}, {"in_c": 128, "out_c": 64}],
+    [
+        *({"groups": 2}, {"in_c": 66}, {"out_c": 104}, {"in_c": 16}, {"in_c": 128, "out_c": 64}),
+        *({"kernel": (1, 3), "in_c": 48}, {"kernel": (5, 5), "in_c": 256, "out_c": 64}),
+        {"kernel": (3, 3), "in_c": 512, "out_c": 512, "stride": (2, 2)},
+    ],
     ids=str,
 )
 def test_other_layers_do_not(isa: int, change: dict[str, object]) -> None:
