@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.load.parts import copied
+
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """feeds -> tensors by name."""
 OpenInt8 = Callable[[ir.Model, Sequence[str]], Run]
@@ -15,7 +17,7 @@ OpenInt8 = Callable[[ir.Model, Sequence[str]], Run]
 
 def ancestors_of(model: ir.Model, names: Sequence[str]) -> ir.Model:
     """A copy of `model` with the tensors `names` as its outputs, and without the nodes that they do not need."""
-    copy = model.clone()
+    copy = copied(model)
     graph = copy.graph
     made = {value.name: value for node in graph for value in node.outputs}
     graph.outputs[:] = [made[name] for name in names]
