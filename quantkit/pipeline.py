@@ -18,8 +18,11 @@ from quantkit.errors import ModelError, QuantkitError, StepFailedError, UsageErr
 from quantkit.types import Decision, QuantConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
     import onnx_ir as ir
+
+    from quantkit.quantize.select import Selection
 
 Progress = Callable[[str, int, "int | None"], None]
 KEEP_KEY = "quantkit.keep_fp32"
@@ -31,6 +34,7 @@ WRONG_KIND = {
     "calibrated": "is already quantized by quantkit; give the FP32 model that it was made from",
     "foreign-int8": "is already quantized by another tool; give the FP32 model that it was made from",
 }
+NOTHING_TO_DO = "no Conv, Gemm or MatMul with constant weights"
 PARTIAL_KINDS = ("calibrated", "foreign-int8")
 """What may hold FP32 layers beside quantized ones."""
 
@@ -233,21 +237,55 @@ def compare(fp32: Any, int8: Any, data: Any, **options: Any) -> Any:
 
 def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[Decision], sources: list[Path],
                original: Callable[[], ir.Model] | None, **options: Any) -> ModelResult:  # fmt: skip
-    from quantkit.execute.binding import NativeStatistics
-    from quantkit.execute.trial import first_samples, run_trial, wreck
+    from quantkit.execute.bodies import has_layers_in_bodies
+    from quantkit.execute.trial import first_samples
     from quantkit.load import artifact_kind
-    from quantkit.load.prepared import unmark_prepared
-    from quantkit.quantize.calibration import calibrate_fused
     from quantkit.quantize.select import select
 
     keep = keep_rule(config.keep_fp32, None)
     selection = select(fused, keep)
-    if not selection.forms:
+    if not selection.forms and not has_layers_in_bodies(fused):
         left = "" if artifact_kind(fused) == "fp32" else " is left in FP32"
-        reason = f"no Conv, Gemm or MatMul with constant weights{left}: INT8 would gain nothing"
+        reason = f"{NOTHING_TO_DO}{left}: INT8 would gain nothing"
         return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources)
-    data, samples = first_samples(fused, data, options)
-    trial = run_trial(fused, selection, samples, config, options.get("threads"), original)
+    data, head = first_samples(fused, data, options)
+    done = _calibrate_graph(fused, selection, keep, data, head, config, decisions, sources, original, **options)
+    if has_layers_in_bodies(fused):
+        _quantize_bodies(done, fused, head, config, keep, options.get("threads"))
+    return done
+
+
+def _quantize_bodies(done: ModelResult, fused: ir.Model, samples: list[dict[str, np.ndarray]], config: QuantConfig,
+                     keep: Callable[[str], bool], threads: int | None) -> None:  # fmt: skip
+    """INT8 in the bodies of If, Loop and Scan of a finished model, where it helps."""
+    from quantkit.execute.bodies import quantize_bodies
+    from quantkit.load import artifact_kind
+
+    made, decisions = quantize_bodies(done.model, fused, samples, lambda body: fused_model(body)[0], config, keep,
+                                      threads)  # fmt: skip
+    if made is not done.model:
+        done.model, done.kind = made, artifact_kind(made)
+        nodes = {d.node.rpartition("/")[0] for d in decisions if d.action == "calibrated"}
+        done.decisions = [replace(d, node="main graph") if d.node == "model" else d for d in done.decisions
+                          if not (d.node in nodes and d.action == "kept")]  # fmt: skip
+        _sign(made)
+    done.decisions += decisions
+
+
+def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str], bool], data: Any,
+                     head: list[dict[str, np.ndarray]], config: QuantConfig, decisions: list[Decision],
+                     sources: list[Path], original: Callable[[], ir.Model] | None, **options: Any
+                     ) -> ModelResult:  # fmt: skip
+    """`_calibrate` for the main graph; bodies of control flow stay as they are. head: the first samples."""
+    from quantkit.execute.binding import NativeStatistics
+    from quantkit.execute.trial import run_trial, wreck
+    from quantkit.load.prepared import unmark_prepared
+    from quantkit.quantize.calibration import calibrate_fused
+    from quantkit.quantize.select import select
+
+    if not selection.forms:
+        return _stays_fp32(fused, [*decisions, *selection.decisions], f"{NOTHING_TO_DO} outside of bodies", sources)
+    trial = run_trial(fused, selection, head, config, options.get("threads"), original)
     if trial.keep:
         selection = select(fused, lambda name: keep(name) or name in trial.keep)
     decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from quantkit.fuse.graph import constant, quantkit_name
+from quantkit.fuse.graph import constant, has_int8_body, quantkit_name
 from quantkit.lower.regions import Step, why_not_native
 
 
@@ -67,6 +67,9 @@ def node_macs(node: ir.Node) -> int:
     return out * (array.shape[1] if transposed else array.shape[-2] if array.ndim > 1 else array.shape[0])
 
 
+INT8_BODIES = "INT8 in its bodies, each a session of its own"
+
+
 def node_plans(graph: ir.Graph, steps: Sequence[Step], runners: Sequence[Any], isa: str) -> list[NodePlan]:
     """One row a node, in graph order."""
     kernels: dict[str, str] = {}
@@ -75,12 +78,14 @@ def node_plans(graph: ir.Graph, steps: Sequence[Step], runners: Sequence[Any], i
             kernels.update(_kernels(step, runner, isa))
     rows = []
     for node in graph:
-        reason = why_not_native(node)
+        inside = has_int8_body(node)
+        reason = "" if inside else why_not_native(node)
         out = node.outputs[0]
         shape = None if out.shape is None else tuple(d if isinstance(d, int) else d.value for d in out.shape)
         rows.append(NodePlan(
             node.name or "", node.op_type, "onnxruntime" if reason else "native",
-            "" if reason else kernels.get(node.name or "", "view"), reason or "u8 kernel", node_macs(node), shape,
+            "" if reason else "bodies" if inside else kernels.get(node.name or "", "view"),
+            reason or (INT8_BODIES if inside else "u8 kernel"), node_macs(node), shape,
             out.dtype.name.lower() if out.dtype is not None else "",
         ))  # fmt: skip
     return rows

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from quantkit.lower.plan import PackedSpec, Plan
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from quantkit.execute.control import ControlStep, RunBody
     from quantkit.execute.float_steps import FloatStep
     from quantkit.execute.placement import NodePlan
     from quantkit.lower.regions import Step
@@ -155,7 +156,7 @@ class Session:
         self._streams = Streams(self.threads, streams, pin)
         self._stored = StoredModel.open(Path(model), self.isa) if isinstance(model, str | Path) else None
         self._constants: dict[str, np.ndarray] = {}
-        self._runners: list[NativeRegion | FloatStep]
+        self._runners: list[NativeRegion | FloatStep | ControlStep]
         if self._stored is not None and self._stored.known:
             self._inputs, self._outputs = self._stored.inputs, self._stored.outputs
             self._open_steps(self._stored.steps)
@@ -184,12 +185,13 @@ class Session:
         in_file = not any(hasattr(v.const_value, "base_dir") for v in initializers)
         native = [step.model is None for step in steps]
         small = all(step.model is None or isinstance(step.model, bytes) for step in steps)
-        return in_file and small and any(native) and not self._constants
+        bodies = any(step.control for step in steps)
+        return in_file and small and any(native) and not self._constants and not bodies
 
     def _step_record(self, step: Step) -> StoredStep:
         inputs = [v.name or "" for v in step.inputs]
-        if step.native:
-            return StoredStep(inputs)
+        if step.native or step.control:
+            return StoredStep(inputs, control=step.control)
         from quantkit.execute.float_steps import step_model
 
         operators = ", ".join(dict.fromkeys(node.op_type for node in step.nodes))
@@ -198,8 +200,21 @@ class Session:
     def _open_steps(self, steps: Sequence[StoredStep]) -> None:
         alone = len(steps) == 1
         self._runners = [
-            self._region(i, s.inputs) if s.model is None else self._float_step(s, alone) for i, s in enumerate(steps)
-        ]
+            self._control(i) if s.control else self._region(i, s.inputs) if s.model is None
+            else self._float_step(s, alone)
+            for i, s in enumerate(steps)
+        ]  # fmt: skip
+
+    def _control(self, index: int) -> ControlStep:
+        from quantkit.execute.control import ControlStep
+        from quantkit.load.prepared import mark_prepared
+
+        def open_body(key: str, body: ir.Model) -> RunBody:
+            mark_prepared(body)
+            session = Session(body, self._streams.threads_each, self.isa)
+            return lambda feeds: session.run(None, feeds)
+
+        return ControlStep(self._model, self._steps[index].nodes[0], open_body)
 
     def _region(self, index: int, inputs: list[str]) -> NativeRegion:
         def lower(shapes: Shapes, specs: dict[str, PackedSpec]) -> Plan:
@@ -220,7 +235,8 @@ class Session:
     def _one_float_step(self) -> FloatStep | None:
         """The step that is the whole model, if onnxruntime runs all of it for one caller's threads at a time."""
         runner = self._runners[0] if len(self._runners) == 1 and not self._constants else None
-        return None if isinstance(runner, NativeRegion) or self._streams.count > 1 else runner
+        alone = runner is not None and hasattr(runner, "run_whole") and self._streams.count == 1
+        return cast("FloatStep", runner) if alone else None
 
     @cached_property
     def _model(self) -> ir.Model:

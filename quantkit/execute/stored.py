@@ -31,13 +31,15 @@ Shapes = tuple[tuple[int, ...], ...]
 class StoredStep:
     """A step of a session. model: of a step that onnxruntime runs, serialized unless it is too large; None: native.
 
-    inputs: the values it reads. name, operators: of its first node, and of all, for messages.
+    inputs: the values it reads. name, operators: of its first node, and of all, for messages. control: If, Loop or
+    Scan with INT8 bodies; never in the cache.
     """
 
     inputs: list[str]
     model: ir.Model | bytes | None = None
     name: str = ""
     operators: str = ""
+    control: bool = False
 
 
 class StoredModel:

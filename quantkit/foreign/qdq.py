@@ -10,20 +10,35 @@ import onnx_ir as ir
 
 from quantkit.fold.cleanup import remove_unused
 from quantkit.fuse.functions import Emitter, emit_body
-from quantkit.fuse.graph import constant, is_standard, new_initializer, quantkit_name
+from quantkit.fuse.graph import bodies_of, constant, is_standard, new_initializer, quantkit_name
 from quantkit.fuse.opnames import DOMAIN, OpName
 from quantkit.load.constants import lift_constants
 
 
 def write_qdq(model: ir.Model) -> None:
     """Writes out every static and dynamic quantkit node of a loaded model, in place; its functions go."""
-    for node in list(model.graph):
+    write_graph(model.graph)
+    write_bodies(model.graph)
+    finish(model)
+
+
+def write_graph(graph: ir.Graph) -> None:
+    """Writes out the quantkit nodes of one graph."""
+    for node in list(graph):
         name = quantkit_name(node)
         if name is not None and name.level != "float":
             if name.base == "AveragePool" and name.level == "static":
-                _pad_before(model.graph, node)
-            write_out(model.graph, node, name)
-    finish(model)
+                _pad_before(graph, node)
+            write_out(graph, node, name)
+
+
+def write_bodies(graph: ir.Graph) -> None:
+    """Writes out the quantkit nodes in the bodies of the Ifs and Loops of a graph, and in theirs."""
+    for node in graph:
+        for body in bodies_of(node).values():
+            body.opset_imports.update(graph.opset_imports)
+            write_graph(body)
+            write_bodies(body)
 
 
 def _pad_before(graph: ir.Graph, node: ir.Node) -> None:
@@ -69,7 +84,7 @@ def write_out(graph: ir.Graph, node: ir.Node, name: OpName) -> None:
 def put_in_place(node: ir.Node, made: Sequence[ir.Node], outputs: Sequence[ir.Value], base: str) -> None:
     """`made` instead of `node`; its first node of type `base`, if any, takes the name."""
     graph = node.graph
-    assert isinstance(graph, ir.Graph)  # quantkit's nodes stand in the main graph
+    assert isinstance(graph, ir.Graph)
     named = next((new for new in made if new.op_type.removeprefix("QLinear") == base), None)
     if named is not None:
         named.name = node.name

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.foreign.qdq import finish, put_in_place, write_out
+from quantkit.foreign.qdq import finish, put_in_place, write_bodies, write_out
 from quantkit.fuse.functions import Emitter, emit_activation, emit_base
 from quantkit.fuse.graph import Reject, constant, new_initializer, quantkit_name
 from quantkit.fuse.opnames import BINARY, PRODUCTS, OpName
@@ -24,7 +24,8 @@ Pair = Sequence[ir.Value | None]
 
 
 def write_qoperators(model: ir.Model) -> None:
-    """Rewrites every static quantkit node of a loaded model, in place; dynamic ones are written out as they are."""
+    """Rewrites every static quantkit node of a loaded model, in place; dynamic ones are written out as they are, and
+    bodies of If and Loop in QDQ form."""
     for node in list(model.graph):
         name = quantkit_name(node)
         if name is None or name.level == "float":
@@ -35,6 +36,7 @@ def write_qoperators(model: ir.Model) -> None:
             _write(_Site(model, node, name))
         except Reject:
             write_out(model.graph, node, name)
+    write_bodies(model.graph)
     finish(model)
     if any(node.domain == MICROSOFT for node in model.graph):
         model.opset_imports.setdefault(MICROSOFT, 1)

@@ -49,11 +49,26 @@ def is_standard(node: ir.Node, *op_types: str) -> bool:
     return node.domain in ("", "ai.onnx") and node.op_type in op_types
 
 
+CONTROL_FLOW = ("If", "Loop", "Scan")
+
+
+def bodies_of(node: ir.Node) -> dict[str, ir.Graph]:
+    """The subgraphs of an If, Loop or Scan by attribute name; of every other node, none."""
+    return {key: a.as_graph() for key, a in node.attributes.items() if a.type == ir.AttributeType.GRAPH}
+
+
 def layers_in_bodies(node: ir.Node) -> int:
     """Nodes with weights inside the subgraphs of If, Loop and Scan."""
-    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-    inner = [n for body in bodies for n in body.all_nodes()]
+    inner = [n for body in bodies_of(node).values() for n in body.all_nodes()]
     return sum(is_standard(n, "Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU") for n in inner)
+
+
+def has_int8_body(node: ir.Node) -> bool:
+    """Is it an If, Loop or Scan with calibrated quantkit ops in a body?"""
+    if not is_standard(node, *CONTROL_FLOW):
+        return False
+    names = (quantkit_name(n) for body in bodies_of(node).values() for n in body.all_nodes())
+    return any(name is not None and name.level == "static" for name in names)
 
 
 def given_params(value: ir.Value) -> QuantParams | None:

@@ -36,19 +36,30 @@ def submodel(model: ir.Model, nodes: Sequence[ir.Node], inputs: Iterable[ir.Valu
             values[value] = ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=value.const_value)
         return values[value]
 
-    inside = set(nodes)
+    inside, outputs = set(nodes), list(outputs)
     outer = [v for node in nodes for v in captured(node) if v.producer() not in inside]
     given = dict.fromkeys([*inputs, *(v for v in outer if v.const_value is None)])
     copies = [_copied(node, mapped) for node in nodes]
     constants = {v for node in nodes for v in node.inputs if v is not None and v.const_value is not None}
-    constants |= {v for v in outer if v.const_value is not None}
+    constants |= {v for v in (*outer, *outputs) if v.const_value is not None}
     graph = ir.Graph(
         [mapped(v) for v in given], [mapped(v) for v in outputs], nodes=copies,  # type: ignore[misc]
         initializers=[mapped(v) for v in constants], opset_imports=dict(model.opset_imports), name="step",  # type: ignore[misc]
     )  # fmt: skip
-    used = {node.op_identifier() for node in copies}
+    used = {node.op_identifier() for node in graph.all_nodes()}
     functions = [f for key, f in model.functions.items() if key in used]
     return ir.Model(graph, ir_version=model.ir_version, functions=functions)
+
+
+def body_model(model: ir.Model, body: ir.Graph) -> ir.Model:
+    """The body of an If, Loop or Scan as a model: its inputs, then the values that it reads from outside; constants
+    from outside become its own."""
+    local = {out for node in body.all_nodes() for out in node.outputs} | set(body.inputs)
+    inner = [v for node in body for v in (*node.inputs, *captured(node)) if v is not None]
+    outside = dict.fromkeys(v for v in inner if v not in local and v.const_value is None)
+    made = submodel(model, list(body), [*body.inputs, *outside], body.outputs)
+    nested = any(a.type == ir.AttributeType.GRAPH for node in body for a in node.attributes.values())
+    return ir.from_proto(ir.to_proto(made)) if nested else made  # which joins what bodies in it read, by name
 
 
 def captured(node: ir.Node) -> list[ir.Value]:

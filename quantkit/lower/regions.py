@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 import onnx_ir as ir
@@ -11,8 +12,9 @@ import onnx_ir as ir
 from quantkit.foreign import REASON_KEY
 from quantkit.fuse.activations import ACTIVATIONS
 from quantkit.fuse.float_only import why_float
-from quantkit.fuse.graph import constant, is_standard, layers_in_bodies, quantkit_name
+from quantkit.fuse.graph import constant, has_int8_body, is_standard, layers_in_bodies, quantkit_name
 from quantkit.fuse.opnames import BINARY, WEIGHTED, OpName
+from quantkit.load.parts import captured
 from quantkit.lower import conv_transpose, elementwise, movement, pools, products, resize, rows, weighted
 from quantkit.lower.arena import live_peak, place
 from quantkit.lower.context import Lowering
@@ -80,58 +82,71 @@ def why_not_native(node: ir.Node) -> str:
 
 def _in_float32(node: ir.Node) -> str:
     layers = layers_in_bodies(node)
-    inside = f", and so do the layers in its bodies ({layers}): their ranges are not observed" if layers else ""
+    inside = f", and so do the layers in its bodies ({layers})" if layers else ""
     reason = why_float(node)
     return f"{node.op_type} runs in float32{inside}{': ' + reason if reason else ''}"
 
 
 @dataclass
 class Step:
-    """Nodes that run together, natively or in onnxruntime. inputs and outputs: values that cross its border."""
+    """Nodes that run together, natively or in onnxruntime. inputs and outputs: values that cross its border.
+
+    control: one If, Loop or Scan with INT8 bodies, each of which runs as a session of its own.
+    """
 
     native: bool
     nodes: list[ir.Node]
     inputs: list[ir.Value]
     outputs: list[ir.Value]
+    control: bool = False
 
 
-def borders(native: bool, nodes: list[ir.Node]) -> Step:
+def borders(native: bool, nodes: list[ir.Node], control: bool = False) -> Step:
     inside = set(nodes)
-    inputs = dict.fromkeys(
-        v for n in nodes for v in n.inputs if v is not None and v.const_value is None and v.producer() not in inside
-    )
+    inputs = dict.fromkeys(v for n in nodes for v in _reads(n) if v.const_value is None and v.producer() not in inside)
     outputs = [
         out for n in nodes for out in n.outputs
         if out.is_graph_output() or any(use.node not in inside for use in out.uses())
     ]  # fmt: skip
-    return Step(native, nodes, list(inputs), outputs)
+    return Step(native, nodes, list(inputs), outputs, control)
+
+
+def _reads(node: ir.Node) -> list[ir.Value]:
+    """The node's inputs, and what its bodies read from outside."""
+    return [*(v for v in node.inputs if v is not None), *captured(node)]
+
+
+FLOAT, NATIVE, CONTROL = "float", "native", "control"
+TURNS = (FLOAT, NATIVE, CONTROL)
 
 
 def partition(graph: ir.Graph) -> list[Step]:
-    """Alternates between native regions and onnxruntime steps, each taking all nodes that are ready: few borders."""
-    native = {node: not why_not_native(node) for node in graph}
+    """Native regions and onnxruntime steps take turns, each with all nodes that are ready: few borders. An If, Loop or
+    Scan with INT8 bodies is a step alone."""
+    kinds = {node: CONTROL if has_int8_body(node) else FLOAT if why_not_native(node) else NATIVE for node in graph}
+    present = [kind for kind in TURNS if kind != CONTROL or CONTROL in kinds.values()]
     waiting = list(graph)
     done: set[ir.Node] = set()
     steps: list[Step] = []
-    turn = False
-    while waiting:
-        taken = [n for n in waiting if _ready(n, native, turn, done)]
+    for turn in cycle(present):
+        taken: list[ir.Node] = []
+        for node in waiting:
+            if not (turn == CONTROL and taken) and kinds[node] == turn and _ready(node, done):
+                done.add(node)
+                taken.append(node)
         if taken:
             chosen = set(taken)
             waiting = [n for n in waiting if n not in chosen]
-            steps.append(borders(turn, taken))
-        turn = not turn
+            steps.append(borders(turn == NATIVE, taken, turn == CONTROL))
+        if not waiting:
+            return steps
     return steps
 
 
-def _ready(node: ir.Node, native: Mapping[ir.Node, bool], turn: bool, done: set[ir.Node]) -> bool:
-    """Marks and accepts a node of the kind whose turn it is, when all its producers are done (graph order)."""
-    if native[node] != turn:
-        return False
-    ready = all(v is None or v.producer() is None or v.producer() in done for v in node.inputs)
-    if ready:
-        done.add(node)
-    return ready
+def _ready(node: ir.Node, done: Collection[ir.Node]) -> bool:
+    """Are all producers of what it reads done? A producer in another graph belongs to a body around this one."""
+    producers = (v.producer() for v in _reads(node))
+    return all(p is None or p in done or p.graph is not node.graph for p in producers)
 
 
 def _destinations(step: Step) -> dict[ir.Value, tuple[ir.Value, list[ir.Value]]]:

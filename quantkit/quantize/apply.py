@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from quantkit.fuse.expand import expand_in_place, pre_activation_name
 from quantkit.fuse.functions import EXTRA_INPUTS, body_attributes, function_for
-from quantkit.fuse.graph import constant, given_params, new_initializer
+from quantkit.fuse.graph import constant, given_params, new_initializer, quantkit_name
 from quantkit.fuse.opnames import DOMAIN, DOMAIN_VERSION
 from quantkit.load.prepared import mark_prepared
 from quantkit.quantize.qparams import QuantizedWeights, quantize_array
@@ -166,16 +166,19 @@ _WEIGHT_INPUTS = (3, 4, 6, 7)
 
 def finish_model(model: ir.Model) -> None:
     """Attaches the functions that the graph's quantkit nodes need, and drops unused initializers."""
-    from quantkit.fuse.graph import quantkit_name
+    attach_functions(model)
+    for name_, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name_]
 
+
+def attach_functions(model: ir.Model) -> None:
+    """The functions of the quantkit nodes of the graph and of the bodies in it, and no others of that domain."""
     opset = model.opset_imports[""]
     model.opset_imports[DOMAIN] = DOMAIN_VERSION
     for key in [key for key in model.functions if key[0] == DOMAIN]:
         del model.functions[key]
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         name = quantkit_name(node)
         if name is not None and node.op_identifier() not in model.functions:
             model.functions[node.op_identifier()] = function_for(name, opset)
-    for name_, value in list(model.graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del model.graph.initializers[name_]

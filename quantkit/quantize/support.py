@@ -336,8 +336,8 @@ def static_form(node: ir.Node) -> StaticForm:
         form = FORMS[node.op_type](node)
     else:
         layers = layers_in_bodies(node)
-        missing = f"the ranges of the layers in its bodies ({layers}) are not observed"
-        raise Reject(missing if layers else why_float(node) or "no INT8 form")
+        inside = f"the layers in its bodies ({layers}) are judged for themselves"
+        raise Reject(inside if layers else why_float(node) or "no INT8 form")
     for value in (*form.data, *node.outputs):
         if value is None:
             raise Reject("an optional input is absent")
