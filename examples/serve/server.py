@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import quantkit
+from quantkit.execute.session import default_threads
 
 MOST_BYTES = 64 << 20
 """Largest body that is read; a batch of 32 photographs as text is about 40 MB."""
@@ -31,10 +33,14 @@ DTYPES = {
 
 
 class Service:
-    """A session that at most `workers` requests use at once; `queue` more may wait."""
+    """A session that at most `workers` requests use at once; `queue` more may wait.
+
+    Each has its share of the threads, as far as there are as many: that serves most requests a second.
+    """
 
     def __init__(self, model: Any, workers: int = 2, queue: int = 64, threads: int | None = None) -> None:
-        self.session = quantkit.Session(model, threads=threads)
+        threads = threads or default_threads()
+        self.session = quantkit.Session(model, threads=threads, streams=min(workers, threads))
         self._workers = threading.BoundedSemaphore(workers)
         self._places = threading.BoundedSemaphore(workers + queue)
         self._inputs = {value.name: value for value in self.session.get_inputs()}
@@ -72,6 +78,8 @@ def make_server(service: Service, host: str, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        """Else the body waits for the client to confirm the headers: 40 ms a request."""
 
         def do_GET(self) -> None:
             answers = {"/health": {"status": "ok"}, "/model": service.describe()}
@@ -121,4 +129,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (quantkit.QuantkitError, OSError) as error:  # a model that is not there, a port that is taken
+        sys.exit(f"server.py: {error}")

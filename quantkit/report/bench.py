@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ class Bench:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the text, as it is."""
-        return f"<pre>{escape(self.to_text())}</pre>"
+        return text.preformatted(self.to_text())
 
     def to_text(self) -> str:
         """Ratios of the last model in quantkit to the others (JSON has all pairs), times, layers, the machine."""

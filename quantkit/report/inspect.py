@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from quantkit.execute.session import Session
 from quantkit.report.provenance import recipe, recipe_facts
-from quantkit.report.text import MISSING, percent, shape, size, table
+from quantkit.report.text import MISSING, percent, preformatted, shape, size, table
 
 NATIVE = "native"
 
@@ -37,7 +36,7 @@ class Inspection:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the text, as it is."""
-        return f"<pre>{escape(self.to_text())}</pre>"
+        return preformatted(self.to_text())
 
     def to_text(self) -> str:
         """One line a node, then the totals, then how the model was made, if it says so."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 MISSING = "-"
 RULE_WIDTH = 79
@@ -56,6 +57,11 @@ def size(count: int | None) -> str:
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{count} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"
+
+
+def preformatted(shown: str) -> str:
+    """Text for a notebook, which would set a bare <pre> in its own proportional font and wrap it."""
+    return f'<pre style="font-family:monospace;white-space:pre;overflow-x:auto">{escape(shown)}</pre>'
 
 
 def shape(dimensions: Sequence[int | str | None] | None) -> str:

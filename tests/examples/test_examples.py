@@ -6,6 +6,9 @@ import csv
 import http.client
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -68,6 +71,27 @@ def test_a_load_from_several_callers_loses_no_request(server):
     result = example("serve/load").measure(server.server_port, requests=40, callers=4)
     assert (result["requests"], result["failed"]) == (40, 0)
     assert 0 < result["p50_ms"] <= result["p95_ms"] <= result["p99_ms"]
+
+
+def test_more_workers_than_threads_share_the_streams_there_are(digits):
+    assert example("serve/server").Service(digits.int8, workers=5, threads=2).session.streams == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("serve/server.py", ["absent.onnx"]),
+        ("serve/load.py", ["--port", "1"]),
+        ("batch_folder/classify.py", ["absent.onnx", "images", "answers.csv"]),
+    ],
+)
+def test_what_goes_wrong_is_one_sentence(script, arguments, tmp_path):
+    command = [sys.executable, str(REPOSITORY / "examples" / script), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60)
+    assert found.returncode == 1
+    assert found.stderr.startswith(script.split("/")[1])
+    assert found.stderr.count("\n") == 1
 
 
 def test_requests_beyond_the_queue_are_turned_away(digits):

@@ -38,5 +38,5 @@ def test_a_report_without_names_takes_those_of_the_files(digits):
 def test_a_notebook_shows_inspection_and_bench_as_the_terminal_does(digits):
     for result in (inspect_model(digits.int8), bench([digits.int8], seconds=0.0, threads=1)):
         shown = result._repr_html_()
-        assert shown.startswith("<pre>")
+        assert shown.startswith('<pre style="font-family:monospace')
         assert "input/QuantizeLinear" in shown or "median ms" in shown
