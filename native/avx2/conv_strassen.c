@@ -42,8 +42,9 @@ enum {
     OUTPUTS_MIN = 96, /* or INPUTS_MIN, of one tap: else preparing and joining costs what the products save */
     INPUTS_MIN = 256,
     ROWS_MIN = 24,
-    PRODUCT_MAX = 1 << 21,          /* weights: at 3.5 bytes each instead of 2, more do not pay for their way */
-    TWO_LEVELS_FROM = 256,          /* inputs of a row, and outputs */
+    PRODUCT_MAX = 1 << 21,   /* weights: at 3.5 bytes each instead of 2, more do not pay for their way */
+    TWO_LEVELS_INPUTS = 256, /* of a row */
+    TWO_LEVELS_OUTPUTS = 160,
     TWO_LEVELS_PRODUCT = 640 << 10, /* weights at most: they take 6 bytes each */
 };
 
@@ -58,8 +59,8 @@ typedef struct {
 
 static strassen_shape shape_of(const qk_conv_params *c) {
     const int32_t inputs = conv_depth(c);
-    const int two = inputs >= TWO_LEVELS_FROM && c->out_c >= TWO_LEVELS_FROM && inputs % 8 == 0 && c->out_c % 32 == 0 &&
-                    (int64_t)inputs * c->out_c <= TWO_LEVELS_PRODUCT;
+    const int two = inputs >= TWO_LEVELS_INPUTS && c->out_c >= TWO_LEVELS_OUTPUTS && inputs % 8 == 0 &&
+                    c->out_c % 32 == 0 && (int64_t)inputs * c->out_c <= TWO_LEVELS_PRODUCT;
     strassen_shape s = {.parts = two ? 4 : 2, .products = two ? MOST_PRODUCTS : PRODUCTS, .rows = conv_rows(c)};
     s.inputs = inputs;
     s.depth = inputs / s.parts;
