@@ -266,7 +266,7 @@ V_INLINE void finish_u8(const strassen_finish *f, const vi *sums, int32_t v, int
             value[i] = add_residual(&f->q, value[i], v_load_u8(residual + (v + i % vectors) * LANES));
     }
     out += v * LANES;
-    v_store_bytes(out, v_unmix(requantize(&f->q, value[0], value[1], value[2], value[3])), vectors * LANES);
+    v_store_bytes(out, v_unmix(requantize_shortest(&f->q, value[0], value[1], value[2], value[3])), vectors * LANES);
 }
 
 /* The same row of each part of the rows. */
