@@ -61,13 +61,9 @@ class ModelResult:
         Raises OutputError: it exists (without force), its folder is missing, or it is the model that was read.
         """
         from quantkit.report.files import check_output
-        from quantkit.report.models import EXTERNAL_BYTES, save_external, save_model, weight_bytes
+        from quantkit.report.models import save
 
-        target = check_output(Path(path), inputs=self.sources, force=force)
-        if weight_bytes(self.model) > EXTERNAL_BYTES:
-            save_external(self.model, target)
-        else:
-            save_model(self.proto, target)
+        save(self.model, check_output(Path(path), inputs=self.sources, force=force))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the kind of model, its size, and what was decided."""
@@ -240,6 +236,7 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
     from quantkit.execute.bodies import has_layers_in_bodies
     from quantkit.execute.trial import first_samples
     from quantkit.load import artifact_kind
+    from quantkit.observe.streamed import free_models
     from quantkit.quantize.select import select
 
     keep = keep_rule(config.keep_fp32, None)
@@ -248,6 +245,7 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
         left = "" if artifact_kind(fused) == "fp32" else " is left in FP32"
         reason = f"{NOTHING_TO_DO}{left}: INT8 would gain nothing"
         return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources)
+    free_models(fused)
     data, head = first_samples(fused, data, options)
     done = _calibrate_graph(fused, selection, keep, data, head, config, decisions, sources, original, **options)
     if has_layers_in_bodies(fused):
@@ -280,12 +278,14 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     from quantkit.execute.binding import NativeStatistics
     from quantkit.execute.trial import run_trial, wreck
     from quantkit.load.prepared import unmark_prepared
+    from quantkit.observe.streamed import free_models
     from quantkit.quantize.calibration import calibrate_fused
     from quantkit.quantize.select import select
 
     if not selection.forms:
         return _stays_fp32(fused, [*decisions, *selection.decisions], f"{NOTHING_TO_DO} outside of bodies", sources)
     trial = run_trial(fused, selection, head, config, options.get("threads"), original)
+    free_models(fused)
     if trial.keep:
         selection = select(fused, lambda name: keep(name) or name in trial.keep)
     decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]
@@ -298,11 +298,13 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
         try:
             done = calibrate_fused(fused, selection, data, tried, **runners, **options)
             unmark_prepared(done.model)
+            free_models(fused)
             problem = wreck(done.model, trial, options.get("threads"))
         except QuantkitError:
             raise
         except Exception as error:  # whatever a method raises: a plainer one may do
             problem = f"{type(error).__name__}: {first_line(error)}"
+        free_models(fused)
         if not problem:
             _sign(done.model)
             return ModelResult(done.model, "calibrated", [*decisions, *done.decisions], sources)

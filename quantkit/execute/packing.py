@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 import weakref
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,6 +28,7 @@ def packing_key(isa: str, spec: PackedSpec) -> bytes:
 
 def shared_pack(isa: str, spec: PackedSpec) -> np.ndarray:
     """The packed weights, made once a process for as long as a session holds them. 64-byte aligned; do not write."""
+    spec = replace(spec, weights=np.ascontiguousarray(spec.weights))
     key = packing_key(isa, spec)
     with _LOCK:
         found = _SHARED.get(key)

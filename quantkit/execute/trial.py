@@ -29,6 +29,7 @@ from quantkit.observe import FloatRunner, load_preprocess
 from quantkit.observe.channels import channel_sums
 from quantkit.observe.histogram import TensorStatistics
 from quantkit.observe.peek import peek
+from quantkit.observe.streamed import free_models
 from quantkit.quantize.apply import apply
 from quantkit.quantize.calibration import all_weights, weighted_inputs
 from quantkit.quantize.qparams import params_from_range
@@ -176,7 +177,8 @@ class _Search:
     def _observe(self) -> None:
         """Ranges of the selection's tensors over the samples, and what each of these is judged by."""
         inputs = {value.name for value in self.fused.graph.inputs}
-        constants = {v.name: constant(v) for v in self.fused.graph.initializers.values()}
+        initializers = self.fused.graph.initializers
+        constants = {name: constant(initializers[name]) for name in self.selection.tensors if name in initializers}
         computed = [n for n in self.selection.tensors if n not in inputs and n not in constants]
         names = list(dict.fromkeys([*self.judged, *computed]))
         means = weighted_inputs(self.selection)
@@ -223,6 +225,7 @@ class _Search:
         step before ended with."""
         if self.last is None or self.last[0] != names:
             self.last = None  # first, so that there are never two
+            free_models(self.fused)
             self.last = (frozenset(names), self._made(names))
         return self.last[1]
 

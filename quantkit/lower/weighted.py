@@ -74,12 +74,12 @@ def ints(node: ir.Node, key: str) -> list[int]:
 
 
 def _kernel_layout(node: ir.Node, name: OpName) -> np.ndarray:
-    """Weights as s8 [out_c, kernel_h, kernel_w, in_c / groups]."""
+    """Weights as s8 [out_c, kernel_h, kernel_w, in_c / groups]: a view; copies of all layers would stay in memory."""
     w = constant(node.inputs[W])
     assert w is not None
     if name.base == "Conv":
-        return np.ascontiguousarray(np.moveaxis(w if w.ndim == 4 else w[:, :, None, :], 1, 3))
-    return np.ascontiguousarray((w if name.base == "Gemm" else w.T)[:, None, None, :])
+        return np.moveaxis(w if w.ndim == 4 else w[:, :, None, :], 1, 3)
+    return (w if name.base == "Gemm" else w.T)[:, None, None, :]
 
 
 def pack_spec(node: ir.Node, name: OpName, context: Lowering) -> PackedSpec:

@@ -6,6 +6,7 @@ nodes with weights inside, which onnxruntime copies and packs: that would take t
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from quantkit.load.specs import TensorSpec, input_specs, spec_of
 
 PART_BYTES = 256 << 20
 """Weights of one part; a larger weight is a part of its own."""
+FREED_BYTES = 128 << 20
+"""Weights from here on are freed at once: a collection takes 0.1 s."""
 LARGE_BYTES = 1 << 20
 """Weights from here on are inputs; smaller ones stay in the part, where onnxruntime may fold them."""
 
@@ -27,6 +30,16 @@ LARGE_BYTES = 1 << 20
 def weight_bytes(model: ir.Model) -> int:
     """Bytes of all initializers of the main graph."""
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+
+
+def free_models(like: ir.Model) -> None:
+    """Frees graphs and sessions that nothing refers to any more, where models are as large as `like`: their values
+    and nodes refer to each other, so hundreds of megabytes wait for the garbage collector. Weights of `like` in a file
+    are let go of."""
+    if weight_bytes(like) > FREED_BYTES:
+        gc.collect()
+        for value in like.graph.initializers.values():
+            release(value.const_value)
 
 
 @dataclass(frozen=True)
