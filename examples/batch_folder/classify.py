@@ -23,7 +23,7 @@ def classify(model: Any, data: Any, target: Path, batch_size: int = 16, threads:
     session = quantkit.Session(model, threads=threads)
     samples = open_samples(data, session_inputs(session), session.metadata, batch_size=batch_size)
     count = 0
-    with target.open("w", encoding="utf-8", newline="") as file:
+    with target.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class_index", "confidence"])
         for batch in samples:

@@ -63,6 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout went away (`| head`): keep the interpreter's last flush silent
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error}); give a smaller --batch, --batch-size or --shape", 1)
+    except OSError as error:
+        if os.environ.get("QUANTKIT_DEBUG"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}; check the path, its permissions and the space left", 1)
     except Exception as error:
         if os.environ.get("QUANTKIT_DEBUG"):
             raise

@@ -64,7 +64,7 @@ class Progress:
 
     def __init__(self, enabled: bool = True, log: EventLog | None = None) -> None:
         self._log = log
-        self.enabled = enabled and sys.stderr.isatty()
+        self.enabled = enabled and sys.stderr is not None and sys.stderr.isatty()  # None: closed by `2>&-`
         self._phase = ""
         self._started = 0.0
         self._written = 0.0
@@ -118,6 +118,7 @@ class Console:
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
         self.verbose = verbose and not quiet
+        self._warned: set[str] = set()
         context = click.get_current_context(silent=True)
         self.log: EventLog | None = context.meta.get(LOG_KEY) if context is not None else None
         self.progress = Progress(enabled=not quiet, log=self.log)
@@ -151,7 +152,9 @@ class Console:
         """Say what may be wrong, on stderr; also when quiet, for a result may rest on it."""
         self._record("warning", message)
         self.progress.close()
-        click.echo(f"warning: {message}", err=True)
+        if message not in self._warned:  # data that are read twice warn twice
+            self._warned.add(message)
+            click.echo(f"warning: {message}", err=True)
 
     def result(self, text: str) -> None:
         """Print a result to stdout."""

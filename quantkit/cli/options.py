@@ -140,7 +140,12 @@ quantize_options = _stacked(
 )
 
 goal_options = _stacked(
-    click.option("--max-drop", type=float, metavar="POINTS", help="Goal: largest loss of top-1 points (needs labels)."),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(0, 100),
+        metavar="POINTS",
+        help="Goal: largest loss of top-1 points (needs labels).",
+    ),
     click.option(
         "--min-agreement",
         type=click.FloatRange(0, 1),
@@ -151,7 +156,10 @@ goal_options = _stacked(
 )
 
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: QUANTKIT_NUM_THREADS, or all cores."
+    "--threads",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Threads. Default: QUANTKIT_NUM_THREADS, or all cores.",
 )
 isa_option = click.option("--isa", type=click.Choice(ISAS), help="Force it. Default: QUANTKIT_ISA, or the best.")
 

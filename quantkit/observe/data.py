@@ -170,6 +170,8 @@ class _Opener:
         """The source for `data`."""
         if not isinstance(data, (str, Path)):
             return self._unlabelled(self._python(data), "data")
+        if not str(data):  # Path("") is the current folder: an unset variable must not find images there
+            raise DataError("--data is empty; give a folder of images, a .npz, a .npy or module:callable")
         path = Path(data)
         if path.is_dir():
             return self._folder(path)

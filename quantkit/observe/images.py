@@ -221,8 +221,9 @@ def read_label_column(path: Path) -> list[tuple[str, int]]:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UsageError(
-            f"{path}: labels cannot be read ({error}); give a CSV with columns file,class_index"
+            f"{path}: labels cannot be read ({reason}); give a CSV with columns file,class_index"
         ) from error
     if not rows or "class_index" not in rows[0]:
         raise UsageError(f"{path}: no rows with a column class_index; a labels file has the columns file,class_index")
@@ -276,7 +277,8 @@ def _labelled_only(
     labelled = [file for file in files if file in labels]
     left_out = [file for file in files if file not in labels]
     if left_out:
-        message = f"{folder}: {len(left_out)} images have no label, the first is {left_out[0].name}"
+        many = "1 image has" if len(left_out) == 1 else f"{len(left_out)} images have"
+        message = f"{folder}: {many} no label, the first is {left_out[0].name}"
         if strict:
             raise DataError(f"{message}; add them to the labels file, or leave out --strict to skip them")
         warn(f"{message}; left out")

@@ -98,6 +98,10 @@ def calibrate_fused(model: ir.Model, selection: Selection, data: Any, config: Qu
                         batch_size=batch_size, seed=config.seed, strict=strict, warn=warn)  # fmt: skip
     with Replay(dataset) as replay:
         table = _table(model, selection, dataset, replay, recipe, table_in, threads, progress, backend)
+        for name in (value.name for value in model.graph.inputs):
+            seen = table.statistics.get(name or "")
+            if warn is not None and seen is not None and seen.low == seen.high:
+                warn(f"every value of input {name!r} is {seen.low:g} in every sample; check the data and --preprocess")
         if table_out is not None:
             table.fill(config)
             table.save(table_out)

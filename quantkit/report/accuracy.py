@@ -50,6 +50,8 @@ class Tally:
     def __init__(self) -> None:
         self.samples = 0
         self.labelled = 0
+        self.strange_labels = 0
+        self.classes = 0
         self.correct: dict[str, list[int]] = {"fp32": [0, 0], "int8": [0, 0]}  # top-1, top-5
         self.fixed = 0
         self.broken = 0
@@ -84,6 +86,8 @@ class Tally:
 
     def _add_labels(self, fp32: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> None:
         self.labelled += len(labels)
+        self.classes = fp32.shape[1]
+        self.strange_labels += int(np.count_nonzero((labels < 0) | (labels >= self.classes)))
         right = {}
         for model, logits in (("fp32", fp32), ("int8", int8)):
             right[model] = logits.argmax(1) == labels
@@ -91,6 +95,15 @@ class Tally:
             self.correct[model][1] += int(np.count_nonzero(in_top(logits, labels, 5)))
         self.fixed += int(np.count_nonzero(right["int8"] & ~right["fp32"]))
         self.broken += int(np.count_nonzero(right["fp32"] & ~right["int8"]))
+
+    def doubt(self) -> str | None:
+        """A sentence on labels that are no class of the model, which always count as wrong; None if there are none."""
+        if not self.strange_labels:
+            return None
+        return (
+            f"{self.strange_labels} of {self.labelled} labels are not among the model's classes 0 to "
+            f"{self.classes - 1}, and count as wrong; check that they are indices of the first output, from 0 on"
+        )
 
     @property
     def agreement(self) -> float | None:

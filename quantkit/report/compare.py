@@ -236,6 +236,9 @@ def compare(
     first = _run_both(*judges, dataset, tally, changes, progress)
     if first is None:
         raise DataError(f"{data}: no sample to compare on; check --data")
+    doubt, warn = tally.doubt(), sampling.get("warn")
+    if doubt and warn:
+        warn(doubt)
     errors = []
     if layers:
         reference = float_graph(fp32) if float_graph else model_proto(fp32)

@@ -23,17 +23,21 @@ def check_output(path: Path, inputs: Iterable[Path] = (), force: bool = False) -
         raise OutputError(f"{path} is a folder; name a file with --output")
     if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
         raise OutputError(f"{path} is an input of this command and is never overwritten; choose another --output")
-    if path.exists() and not force:
+    if path.exists() and not force and not _is_special(path):
         raise OutputError(f"{path} exists; choose another --output or overwrite it with --force")
     return path
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a temporary file beside `path`, then move it there in one step.
+    """Let `write` make a temporary file beside `path`, then move it there in one step; devices are written to directly.
 
     Raises OutputError if the file system refuses. An interruption leaves neither a partial nor a temporary file.
     """
     try:
+        if _is_special(path):
+            write(path)
+            return
+        path = path.resolve() if path.is_symlink() else path  # what a link leads to is written, the link stays
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
@@ -47,9 +51,14 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
 
 
+def _is_special(path: Path) -> bool:
+    """A device or a pipe, such as /dev/stdout: it is written to, and no file may take its place."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically. Raises OutputError."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write UTF-8 text atomically; bytes of file names that are no UTF-8 stand in it as \\udcXX. Raises OutputError."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", "backslashreplace")))
 
 
 def write_json(path: Path, value: Any) -> None:

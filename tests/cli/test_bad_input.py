@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,3 +224,80 @@ def test_an_unknown_runtime_is_wrong_usage(refused, digits):
 def test_a_wrong_shape_is_wrong_usage(refused, digits):
     assert "--shape" in refused("bench", digits.int8, "--shape", "input=1,x", code=2)
     assert "no such input" in refused("bench", digits.int8, "--shape", "image=1,1,32,32", code=2)
+
+
+def test_an_empty_name_is_not_the_current_folder(quantize, refused):
+    """An unset variable, as in --data "$DIR"."""
+    line = refused(*quantize(), "--data", "")
+    assert "--data is empty" in line
+
+
+def test_a_goal_that_nothing_can_reach_is_wrong_usage(quantize, refused):
+    assert "0<=x<=100" in refused(*quantize(), "--max-drop", "-1", code=2)
+
+
+def test_more_threads_than_make_sense_are_wrong_usage(quantize, refused):
+    assert "1<=x<=1024" in refused(*quantize(), "--threads", "100000", code=2)
+
+
+def test_too_little_memory_says_what_to_make_smaller(digits, refused):
+    line = refused("bench", digits.int8, "--seconds", "0", "--batch", str(10**12))
+    assert "not enough memory" in line
+    assert "--batch" in line
+
+
+def test_a_full_disk_behind_stdout_is_no_internal_error(digits):
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("no /dev/full here")
+    with full.open("w") as out:
+        command = [sys.executable, "-m", "quantkit", "inspect", str(digits.int8)]
+        found = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert found.returncode == 1
+    assert "No space left on device; check the path, its permissions and the space left" in found.stderr
+    assert "internal error" not in found.stderr
+
+
+def test_a_command_without_stderr_does_its_work(digits):
+    command = f'"{sys.executable}" -m quantkit inspect "{digits.int8}" 2>&-'
+    found = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert found.returncode == 0
+    assert "native" in found.stdout
+
+
+def test_labels_that_are_no_class_of_the_model_are_told(digits, tmp_path, capsys):
+    images = np.load(digits.test)["images"][:4]
+    np.savez(tmp_path / "x.npz", images=images, labels=np.array([0, 1, -1, 10]))
+    command = ["compare", str(digits.fp32), str(digits.int8), "--data", str(tmp_path / "x.npz")]
+    assert main([*command, "--seconds", "0"]) == 0
+    assert "2 of 4 labels are not among the model's classes 0 to 9" in capsys.readouterr().err
+
+
+def test_samples_that_are_all_the_same_value_are_told(quantize, tmp_path, capsys):
+    np.save(tmp_path / "zero.npy", np.zeros((2, 1, 32, 32), np.float32))
+    assert main([str(word) for word in quantize(data=tmp_path / "zero.npy")] + ["--effort", "fast"]) == 0
+    assert "every value of input 'input' is 0 in every sample" in capsys.readouterr().err
+
+
+def test_a_report_of_files_whose_names_are_no_unicode_is_written(digits, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = np.load(digits.test)["images"]
+    for i, name in enumerate([b"a\xff.png", b"<b>&.png"]):
+        target = os.path.join(os.fsencode(folder), name)
+        try:
+            Image.fromarray(pixels[i].squeeze()).save(os.fsdecode(target))
+        except OSError:
+            pytest.skip("this file system takes no such names")
+    report = tmp_path / "report.html"
+    command = ["compare", str(digits.fp32), str(digits.int8), "--data", str(folder), "--seconds", "0"]
+    assert main([*command, "--report", str(report), "--json", str(tmp_path / "r.json")]) == 0
+    page = report.read_text(encoding="utf-8")
+    assert "a\\udcff" in page
+    assert "<b>&" not in page
+
+
+def test_a_warning_that_was_given_is_not_repeated(quantize, photos, capsys):
+    (photos / "labels.csv").write_text("file,class_index\ngood0.png,0\ngood1.png,1\n")
+    assert main([str(word) for word in quantize(data=photos)] + ["--effort", "fast", "--max-drop", "100"]) == 0
+    assert capsys.readouterr().err.count("1 image has no label") == 1

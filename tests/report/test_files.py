@@ -1,6 +1,7 @@
 """Outputs are written whole or not at all."""
 
 import json
+import os
 import stat
 
 import pytest
@@ -57,6 +58,31 @@ def test_a_written_file_has_ordinary_permissions(tmp_path):
     plain = tmp_path / "plain.txt"
     plain.write_text("x")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_text(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_text() == "new"
+
+
+def test_a_device_is_written_to_and_stays_a_device(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert check_output(pipe) == pipe  # it exists, and nothing is lost
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_file_name_that_is_no_unicode_stands_in_a_text_in_another_way(tmp_path):
+    write_text(tmp_path / "out.html", "bad\udcff.png")
+    assert (tmp_path / "out.html").read_bytes() == b"bad\\udcff.png"
 
 
 def test_json_is_strict(tmp_path):
