@@ -46,12 +46,6 @@ class AccuracyGoalMissed(QuantkitError):
     exit_code = 3
 
 
-class Interrupted(QuantkitError):
-    """The user pressed Ctrl-C; nothing partial was left behind."""
-
-    exit_code = 130
-
-
 class StepFailedError(Exception):
     """A step of the pipeline raised what it should not have; the pipeline starts anew without it, and says so."""
 

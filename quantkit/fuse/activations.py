@@ -25,6 +25,7 @@ class Activation:
 
 
 def constant(emit: Emit, value: float) -> Any:
+    """A float32 scalar in the graph that `emit` writes."""
     return emit("Constant", [], {"value_float": float(value)})
 
 

@@ -46,6 +46,7 @@ def quantkit_name(node: ir.Node) -> OpName | None:
 
 
 def is_standard(node: ir.Node, *op_types: str) -> bool:
+    """Whether `node` is one of these ops of ai.onnx, the standard domain."""
     return node.domain in ("", "ai.onnx") and node.op_type in op_types
 
 

@@ -45,6 +45,7 @@ class Match:
 
 
 def weight_of(node: ir.Node, index: int) -> tuple[ir.Value, np.ndarray]:
+    """Input `index` and its float32 values. Raises Reject if it is not constant, or of another type."""
     value = node.inputs[index]
     array = constant(value)
     if value is None or array is None:

@@ -11,6 +11,7 @@ ALIGNMENT = 64
 
 
 def aligned(size: int) -> int:
+    """The least multiple of ALIGNMENT that holds `size` bytes."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 

@@ -102,6 +102,7 @@ class Step:
 
 
 def borders(native: bool, nodes: list[ir.Node], control: bool = False) -> Step:
+    """The step of these nodes: its inputs are what they read and do not make, its outputs what others read of them."""
     inside = set(nodes)
     inputs = dict.fromkeys(v for n in nodes for v in _reads(n) if v.const_value is None and v.producer() not in inside)
     outputs = [

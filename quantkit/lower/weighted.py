@@ -21,6 +21,7 @@ X_PARAMS, W, W_SCALE, BIAS, AFTER_BIAS = 1, 3, 4, 6, 8
 
 
 def activation_attributes(node: ir.Node, activation: str) -> dict[str, float]:
+    """The attributes of the activation that `node` holds, such as alpha."""
     return {key: float(node.attributes[key].as_float()) for key in ACTIVATIONS[activation].attributes}
 
 
@@ -70,6 +71,7 @@ def conv_geometry(node: ir.Node, name: OpName) -> dict[str, int]:
 
 
 def ints(node: ir.Node, key: str) -> list[int]:
+    """An attribute that is a list of integers. Raises KeyError if `node` has none of this name."""
     return list(node.attributes[key].as_ints())
 
 

@@ -163,10 +163,9 @@ def bench(
     times = interleave([run for _, _, run in runs], seconds=seconds, tick=_ticker("measure", seconds, progress))
     isa_name = sessions[0][0].isa
     most = _peak(*peak, threads, isa) if peak and per_layer else None
-    several = []
-    if streams or batches:
-        each = partial(stream_throughput, threads=threads, seconds=min(seconds, STREAM_SECONDS), isa=isa)
-        several = _throughputs(models, names, sessions, streams or (1,), batches, shapes or {}, each, progress)
+    each = partial(stream_throughput, threads=threads, seconds=min(seconds, STREAM_SECONDS), isa=isa)
+    streams = streams or (1,) * bool(batches)
+    several = _throughputs(models, names, sessions, streams, batches, shapes or {}, each, progress)
     return Bench(
         machine=describe_machine(isa_name, threads),
         isa=isa_name,

@@ -222,8 +222,7 @@ def compare(
     float_graph: the FP32 model rewritten so that its tensors are those of the INT8 model; None: as it is.
     Raises ModelError if the outputs of the two differ in name, DataError if there is no sample.
     """
-    fp32, int8 = (getattr(model, "model", model) for model in (fp32, int8))
-    threads = threads or default_threads()
+    fp32, int8, threads = getattr(fp32, "model", fp32), getattr(int8, "model", int8), threads or default_threads()
     session = Session(int8, threads=threads, isa=isa)
     loaded = load(fp32)
     _require_original(loaded, session)
@@ -236,9 +235,7 @@ def compare(
     first = _run_both(*judges, dataset, tally, changes, progress)
     if first is None:
         raise DataError(f"{data}: no sample to compare on; check --data")
-    doubt, warn = tally.doubt(), sampling.get("warn")
-    if doubt and warn:
-        warn(doubt)
+    _tell(tally.doubt(), sampling.get("warn"))
     errors = []
     if layers:
         reference = float_graph(fp32) if float_graph else model_proto(fp32)
@@ -264,6 +261,11 @@ def compare(
         goal=goal_record(session.metadata),
         **{"throughput": None, **speed},
     )
+
+
+def _tell(doubt: str | None, warn: Callable[[str], None] | None) -> None:
+    if doubt is not None and warn is not None:
+        warn(doubt)
 
 
 def _judges(
