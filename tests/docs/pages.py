@@ -32,8 +32,8 @@ SHELL_SIGNS = set("|>&~$")
 PORT = "8000"
 SHORT = {"bench": ["--seconds", "0.1"], "compare": ["--seconds", "0.1"]}
 """Appended to a command that does not say how long to measure."""
-FEW = ["--samples", "2"]
-"""Appended to what takes minutes on all samples: `--effort best`."""
+FEW = ["--samples", "2", "--method", "minmax"]
+"""Appended to what would try all methods on all samples for long: `--effort best`."""
 INSTALLS = ("make", ".")
 """First words of commands that set a machine up, which is what continuous integration itself begins with."""
 
