@@ -110,6 +110,8 @@ EVERY_OP: dict[str, onnx.ModelProto] = {
     "LRN": one("y = LRN<size = 3, alpha = 0.5>(x)"),
     "Sigmoid": one("y = Sigmoid(x)"),
     "HardSwish": one("y = HardSwish(x)"),
+    "HardSwish with an affine": one("h = HardSwish(x) s = Mul(h, a) y = Add(s, b)", a=(1,), b=(1,)),
+    "Conv Sigmoid with an affine": conv("s = Sigmoid(t) d = Mul(s, k) y = Sub(d, l)", k=(1,), l=(1,)),
     "Gelu": one("y = Gelu(x)", opset=20),
     "Clip": one("y = Clip(x, lo)", lo=np.array(0.5, np.float32)),
 }  # fmt: skip

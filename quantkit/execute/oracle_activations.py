@@ -93,3 +93,12 @@ LOOKUPS: dict[str, Callable[[np.ndarray, Attributes], np.ndarray]] = {
     "Cos": _plain(np.cos),
 }
 """Activations that are tables: (x float64 [256], attributes) -> float64 [256]."""
+
+
+def _affine(function: Callable[[np.ndarray, Attributes], np.ndarray]) -> Callable[[np.ndarray, Attributes], np.ndarray]:
+    """scale * function + shift."""
+    return lambda x, attributes: function(x, attributes) * attributes["scale"] + attributes["shift"]
+
+
+LOOKUPS.update({f"{name}Affine": _affine(LOOKUPS[name]) for name in ("HardSwish", "Sigmoid", "SiLU", "Tanh")})
+LOOKUPS["ReluAffine"] = _affine(_plain(lambda x: np.maximum(x, 0.0)))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 import onnx_ir as ir
 
 from quantkit.errors import StepFailedError
+from quantkit.fuse.affine import fuse_affine
 from quantkit.fuse.dimensions import read_sizes_from_inputs
 from quantkit.fuse.graph import Reject
 from quantkit.fuse.norms import fuse_norms
@@ -18,7 +19,7 @@ from quantkit.types import Decision
 __all__ = ["DOMAIN", "OpName", "fuse", "parse"]
 
 
-COMPOSITIONS = (read_sizes_from_inputs, fuse_compositions, fuse_norms)
+COMPOSITIONS = (read_sizes_from_inputs, fuse_compositions, fuse_affine, fuse_norms)
 """What runs before the rules: rewrites of several nodes into one op."""
 
 

@@ -112,6 +112,23 @@ ACTIVATIONS: dict[str, Activation] = {
     "Neg": Activation({}, True, _node("Neg"), lambda x, a: -x),
 }
 
+AFFINE = "Affine"
+"""Suffix of an activation that is followed by `scale * y + shift` with two numbers: one table, one rounding."""
+WITH_AFFINE = ("Relu", "HardSwish", "Sigmoid", "SiLU", "Tanh")
+"""Those that networks write an affine behind: learnable affine blocks, the decoded offsets of detectors."""
+
+
+def _with_affine(row: Activation) -> Activation:
+    def body(emit: Emit, x: Any, attributes: Mapping[str, Any]) -> Any:
+        scale, shift = (emit("Constant", [], {"value_float": attributes[key]}) for key in ("scale", "shift"))
+        return emit("Add", [emit("Mul", [row.body(emit, x, {}), scale], {}), shift], {})
+
+    attributes = {**row.attributes, "scale": 1.0, "shift": 0.0}
+    return Activation(attributes, True, body, lambda x, a: row.evaluate(x, a) * a["scale"] + a["shift"])
+
+
+ACTIVATIONS.update({name + AFFINE: _with_affine(ACTIVATIONS[name]) for name in WITH_AFFINE})
+
 
 def lookup_table(name: str, attributes: Mapping[str, float], x_scale: float, x_zero_point: int, y_scale: float,
                  y_zero_point: int) -> bytes:  # fmt: skip

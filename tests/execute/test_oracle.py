@@ -35,6 +35,13 @@ ACTIVATION_BODIES = {
     "Sqrt": "a0 = Relu(v) a = Sqrt(a0)",
     "SiLU": "g = Sigmoid(v) a = Mul(v, g)",
 } | {name: f"a = {name}(v)" for name in (*SAME_NAME, "Sin", "Cos", *JUMPING[1:])}
+WITH_AFFINE = ("Relu", "HardSwish", "Sigmoid", "SiLU", "Tanh")
+ACTIVATION_BODIES |= {
+    f"{name}Affine": f"{ACTIVATION_BODIES[name].replace('a =', 'plain =')} "
+    "scale = Constant <value_float: float = @scale> () shift = Constant <value_float: float = @shift> () "
+    "scaled = Mul(plain, scale) a = Add(scaled, shift)"
+    for name in WITH_AFFINE
+}
 ACTIVATION_ATTRIBUTES = {
     "Clip": {"min": -0.5, "max": 1.5},
     "LeakyRelu": {"alpha": 0.1},
@@ -42,6 +49,7 @@ ACTIVATION_ATTRIBUTES = {
     "Elu": {"alpha": 0.8},
     "Celu": {"alpha": 1.3},
     "HardSigmoid": {"alpha": 0.15, "beta": 0.4},
+    **{f"{name}Affine": {"scale": 0.8, "shift": 0.1} for name in WITH_AFFINE},
 }
 
 

@@ -74,14 +74,17 @@ class Builder:
 
 
 def activation(b: Builder, x: str) -> str:
-    """One of ACTIVATIONS, a Clip, a spelled-out SiLU or HardSwish, or a PRelu."""
+    """One of ACTIVATIONS, a Clip, a spelled-out SiLU or HardSwish, a PRelu, or a HardSwish with an affine."""
     shape = b.values[x]
-    kind = b.pick([*ACTIVATIONS, "Clip", "SiLU", "PRelu"])
+    kind = b.pick([*ACTIVATIONS, "Clip", "SiLU", "PRelu", "Affine"])
     if kind == "Clip":
         low, high = b.pick([(0.0, 6.0), (-1.0, 1.0), (0.0, 1.0)])
         return b.node("Clip", [x, *(b.constant(np.float32(v)) for v in (low, high))], shape)
     if kind == "SiLU":
         return b.node("Mul", [x, b.node("Sigmoid", [x], shape)], shape)
+    if kind == "Affine":
+        scaled = b.node("Mul", [b.node("HardSwish", [x], shape), b.constant(np.float32(1.5))], shape)
+        return b.node("Add", [scaled, b.constant(np.float32(-0.25))], shape)
     if kind == "PRelu":
         channels = (shape[1], *[1] * (len(shape) - 2)) if len(shape) > 2 else (1,)
         return b.node("PRelu", [x, b.normal(*channels, scale=0.3)], shape)
