@@ -4,6 +4,7 @@ The ISA of a kernel file is a function attribute, not a compiler flag, so one co
 them all. qk.h is read by cffi as it is.
 """
 
+import hashlib
 from pathlib import Path
 
 from cffi import FFI
@@ -28,11 +29,15 @@ def headers() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in files]
 
 
+INTERFACE = HERE / "qk.h"
+FINGERPRINT = hashlib.sha256(INTERFACE.read_bytes()).hexdigest()
+"""Of the interface that is built: quantkit/execute/binding.py compares it with the qk.h of the source tree, if any."""
+
 ffibuilder = FFI()
-ffibuilder.cdef((HERE / "qk.h").read_text())
+ffibuilder.cdef(INTERFACE.read_text() + "\nconst char *qk_interface(void);")
 ffibuilder.set_source(
     "quantkit.execute._engine",
-    '#include "internal.h"',
+    f'#include "internal.h"\nstatic const char *qk_interface(void) {{ return "{FINGERPRINT}"; }}',
     sources=sources(),
     depends=headers(),
     include_dirs=[str(HERE.relative_to(ROOT))],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,32 @@ PARAMS = {
     "QK_GROUP_NORMALIZE": "qk_group_normalize_params", "QK_LRN": "qk_lrn_params",
     "QK_MATMUL": "qk_matmul_params", "QK_BLEND": "qk_resize_params",
 }  # fmt: skip
+
+
+INTERFACE = Path(__file__).resolve().parents[2] / "native" / "qk.h"
+"""The interface that the engine must have been built from, where this is a source tree."""
+
+
+def check_build(built: Any, interface: Path = INTERFACE) -> None:
+    """Raises EngineError if the engine `built` (the cffi library) is not of these sources: its ops or structs differ.
+
+    Such an engine would refuse plans one by one, and every model would quietly stay in FP32.
+    """
+    missing = [kind for kind in PARAMS if not hasattr(built, kind)]
+    problem = f"it has no {', '.join(missing)}" if missing else ""
+    fingerprint = getattr(built, "qk_interface", None)
+    if not missing and fingerprint is not None and interface.is_file():
+        wanted = hashlib.sha256(interface.read_bytes()).hexdigest()
+        got = ffi.string(fingerprint()).decode()
+        problem = "" if got == wanted else f"it was built from another native/qk.h ({got[:12]}, not {wanted[:12]})"
+    if problem:
+        raise EngineError(
+            f"the native engine does not match these Python sources: {problem}; build it again with `make build`, "
+            "or `pip install .`"
+        )
+
+
+check_build(lib)
 
 
 def available_isas() -> dict[str, bool]:
