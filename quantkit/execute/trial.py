@@ -19,10 +19,10 @@ from quantkit.execute.gain import fastest_part
 from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.repair import judge, repair
 from quantkit.execute.session import Session
-from quantkit.execute.verify import complaint
+from quantkit.execute.verify import distances, misfit, too_far
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
-from quantkit.fuse.judged import judged_tensors
+from quantkit.fuse.judged import Bounds, bounded_tensors, judged_tensors
 from quantkit.load import input_specs
 from quantkit.load.parts import copied
 from quantkit.observe import FloatRunner, load_preprocess
@@ -52,7 +52,7 @@ LARGEST_VALUE = 1e30
 @dataclass
 class Trial:
     """keep: node name -> reason why it stays in FP32. reference: what FP32 makes of each of `samples`, by the names of
-    quantkit.fuse.judged.judged_tensors.
+    quantkit.fuse.judged.judged_tensors. bounds: those of them that cannot leave -1..1.
 
     timing: what was measured, in words. unfolded: FP32 it is, and the folded graph is not clearly the faster one.
     """
@@ -60,6 +60,7 @@ class Trial:
     keep: dict[str, str]
     samples: Sequence[Feeds]
     reference: list[dict[str, np.ndarray]] = field(default_factory=list)
+    bounds: Bounds = field(default_factory=dict)
     timing: str = ""
     unfolded: bool = False
 
@@ -103,14 +104,16 @@ def _problem_of(made: Callable[[], ir.Model], trial: Trial, threads: int | None)
     """What is wrong with a model that is made now and run on all samples of the trial; empty if nothing."""
     try:
         session = Session(with_outputs(made(), list(trial.reference[0])), threads)
+        far = []
         for feeds, wanted in zip(trial.samples, trial.reference, strict=True):
-            found = session.run(list(wanted), feeds)
-            problem = complaint(wanted, dict(zip(wanted, found, strict=True)))
+            found = dict(zip(wanted, session.run(list(wanted), feeds), strict=True))
+            problem = misfit(wanted, found)
             if problem:
                 return problem
+            far.append(distances(wanted, found, trial.bounds))
     except Exception as error:  # whatever it is, what raises it must not be quantized, nor such a file be written
         return _in_words(error)
-    return ""
+    return too_far(far)
 
 
 def _in_words(error: Exception) -> str:
@@ -122,8 +125,8 @@ class _Search:
                  threads: int | None, original: Callable[[], ir.Model] | None) -> None:  # fmt: skip
         self.fused, self.selection, self.config, self.threads = fused, selection, config, threads
         self.original = original
-        self.result = Trial({}, samples)
         self.judged = judged_tensors(fused.graph)
+        self.result = Trial({}, samples, bounds=bounded_tensors(fused.graph, self.judged))
         self.trials, self.deadline = 0, time.monotonic() + SECONDS_MOST
         self.ranges: dict[str, Range] = {}
         self.statistics: dict[str, TensorStatistics] = {}
@@ -158,8 +161,9 @@ class _Search:
 
     def _repair(self, left: list[str]) -> list[str]:
         """Without what spoils the outputs."""
-        measure = judge(self.result.samples, self.result.reference, self.threads)
-        repaired = repair(self.selection, self._quantized, left, measure)
+        measure = judge(self.result.samples, self.result.reference, self.threads, self.result.bounds)
+        bounded = set(self.judged) <= set(self.result.bounds)
+        repaired = repair(self.selection, self._quantized, left, measure, bounded)
         self.result.keep.update(repaired.reasons)
         return repaired.names
 

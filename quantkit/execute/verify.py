@@ -1,11 +1,14 @@
-"""Is a produced model right at all? It is run on one sample and held against the FP32 outputs before it is saved."""
+"""Is a produced model right at all? It is run on samples and held against the FP32 outputs before it is saved."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from quantkit.execute.bounded import comparable, least_signal
+from quantkit.fuse.judged import Bounds
 
 LEAST_SQNR_DB = 6.0
 """An output nearer to FP32 than this is no wreck: below, the error is half of the signal's amplitude."""
@@ -19,19 +22,38 @@ STEP = 8.0
 """Slices whose largest values differ by more than this factor are of different groups: 3 of 8 bits are lost."""
 
 
-def sqnr_db(wanted: np.ndarray, got: np.ndarray) -> float:
-    """10 log10(sum y^2 / sum (y - got)^2) over the values that are finite in FP32; inf where both are equal."""
+def sqnr_db(wanted: np.ndarray, got: np.ndarray, least: float = 0.0) -> float:
+    """10 log10(sum y^2 / sum (y - got)^2) over the values that are finite in FP32; inf where both are equal.
+
+    least: what the sum of y^2 counts as where it is smaller.
+    """
     usable = np.isfinite(wanted)
     y, error = wanted[usable].astype(np.float64), got[usable].astype(np.float64) - wanted[usable]
-    noise = float(np.square(error).sum())
-    return float("inf") if noise == 0.0 else 10.0 * float(np.log10(max(float(np.square(y).sum()), 1e-300) / noise))
+    signal, noise = max(float(np.square(y).sum()), least, 1e-300), float(np.square(error).sum())
+    return float("inf") if noise == 0.0 else 10.0 * float(np.log10(signal / noise))
 
 
-def complaint(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> str:
-    """What is wrong with the outputs `got` of an INT8 model, FP32's being `wanted`; empty if nothing.
+def mean_db(found: Iterable[float]) -> float:
+    """Several SQNR values in dB as one: that of the mean noise, each signal counting the same.
+
+    Below the mean of the dB, above their least: of eight samples one without any signal gives at most 9 dB.
+    """
+    ratios = [10.0 ** (-db / 10.0) for db in found]
+    mean = sum(ratios) / len(ratios) if ratios else 0.0
+    return float("inf") if mean == 0.0 else -10.0 * float(np.log10(mean))
+
+
+def complaint(wanted: Mapping[str, Any], got: Mapping[str, Any], bounds: Bounds | None = None) -> str:
+    """What is wrong with the outputs `got` of an INT8 model on one sample, FP32's being `wanted`; empty if nothing.
 
     Only float32 outputs have a distance; of the others the shape is compared where it is fixed by the inputs.
+    bounds: see quantkit.execute.bounded.
     """
+    return misfit(wanted, got) or too_far([distances(wanted, got, bounds)])
+
+
+def misfit(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> str:
+    """What is wrong with shapes, and with values that are not finite; empty if nothing."""
     for name, y in wanted.items():
         if not isinstance(y, np.ndarray) or y.dtype.kind != "f":
             continue
@@ -43,11 +65,25 @@ def complaint(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> str:
         lost = int(np.count_nonzero(np.isfinite(y) & ~np.isfinite(found)))
         if lost:
             return f"output {name!r} has {lost} NaN or infinite values that are finite in FP32"
+    return ""
+
+
+def distances(wanted: Mapping[str, Any], got: Mapping[str, Any], bounds: Bounds | None = None) -> dict[str, float]:
+    """The SQNR in dB of every float output that is not silent and has FP32's shape."""
+    found = {}
+    for name, y, theirs, least in _float_pairs(wanted, got, bounds):
         finite = y[np.isfinite(y)]
-        if finite.size and float(np.mean(np.square(finite, dtype=np.float64))) > FAINT:
-            db = sqnr_db(y, found)
-            if db < LEAST_SQNR_DB:
-                return f"output {name!r} is {db:.1f} dB from FP32; at least {LEAST_SQNR_DB:g} are asked for"
+        if finite.size and (least or float(np.mean(np.square(finite, dtype=np.float64))) > FAINT):
+            found[name] = sqnr_db(y, theirs, least)
+    return found
+
+
+def too_far(samples: Sequence[Mapping[str, float]]) -> str:
+    """What is wrong with `distances` of some samples taken together; empty if all outputs reach LEAST_SQNR_DB."""
+    for name in dict.fromkeys(name for sample in samples for name in sample):
+        db = mean_db(sample[name] for sample in samples if name in sample)
+        if db < LEAST_SQNR_DB:
+            return f"output {name!r} is {db:.1f} dB from FP32; at least {LEAST_SQNR_DB:g} are asked for"
     return ""
 
 
@@ -56,25 +92,34 @@ def _data_dependent(wanted: Mapping[str, Any]) -> bool:
     return any(isinstance(y, np.ndarray) and y.dtype.kind in "iu" for y in wanted.values())
 
 
-def worst_db(wanted: Mapping[str, Any], got: Mapping[str, Any], *, by_slice: bool = False) -> float:
+def _float_pairs(wanted: Mapping[str, Any], got: Mapping[str, Any], bounds: Bounds | None
+                 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, float]]:  # fmt: skip
+    """(name, FP32's values, the others, least sum of squares of a signal) of the float outputs of equal shapes."""
+    for name, y in wanted.items():
+        found = got[name]
+        if not isinstance(y, np.ndarray) or y.dtype.kind != "f" or found.shape != y.shape or not y.size:
+            continue
+        kind = (bounds or {}).get(name)
+        yield (name, y, found, 0.0) if kind is None else (name, *comparable(kind, y, found), least_signal(kind, y))
+
+
+def worst_db(wanted: Mapping[str, Any], got: Mapping[str, Any], *, by_slice: bool = False,
+             bounds: Bounds | None = None) -> float:  # fmt: skip
     """The SQNR of the worst float output; by_slice: of the worst group of slices in any of them.
 
     One array may hold quantities of different size, boxes in pixels beside scores up to 1: the SQNR of the whole array
     says nothing about the small ones. So the slices along each axis are grouped by their largest value, and each group
     counts for itself. The signal is what differs from the mean: a network that gives -8 for every class but one says
     nothing by the -8. The largest value of each row, which decides most tasks, counts for itself too. inf if no float
-    output is comparable.
+    output is comparable. bounds: see quantkit.execute.bounded.
     """
     worst = float("inf")
-    for name, y in wanted.items():
-        found = got[name]
-        if not isinstance(y, np.ndarray) or y.dtype.kind != "f" or found.shape != y.shape or not y.size:
-            continue
+    for _, y, found, least in _float_pairs(wanted, got, bounds):
         for ours, theirs in _groups(y, found) if by_slice else [(y, found)]:
             finite = ours[np.isfinite(ours)]
             mean = finite.mean(dtype=np.float64) if finite.size else 0.0
-            if finite.size and float(np.var(finite, dtype=np.float64)) > FAINT:
-                worst = min(worst, sqnr_db(ours - mean, theirs - mean))
+            if finite.size and (least or float(np.var(finite, dtype=np.float64)) > FAINT):
+                worst = min(worst, sqnr_db(ours - mean, theirs - mean, least))
         worst = min(worst, _peaks_db(y, found))
     return worst
 

@@ -6,12 +6,23 @@ their outputs have no distance. The tensors that such a tail reads have one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import onnx_ir as ir
 
-from quantkit.fuse.graph import is_standard
+from quantkit.fuse.graph import is_standard, quantkit_name
+from quantkit.fuse.patterns import activation_of
 
 UNSTEADY = ("ArgMax", "ArgMin", "Compress", "Multinomial", "NonMaxSuppression", "NonZero", "TopK", "Unique")
 """Ops whose result jumps when values that are nearly equal, or near a threshold, change places."""
+VALUES, PROBABILITIES = "values", "probabilities"
+"""Kinds of tensors that cannot leave -1..1; those of a Softmax also sum to 1 along its axis."""
+BOUNDED = {"Sigmoid": VALUES, "HardSigmoid": VALUES, "Tanh": VALUES, "Erf": VALUES, "Softmax": PROBABILITIES}
+PASSING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Identity", "Expand",
+           "MaxPool", "DepthToSpace", "Concat", "Mul")  # fmt: skip
+"""Ops that leave bounds as they are. Mul and Concat: if all operands are bounded."""
+Bounds = Mapping[str, str]
+"""tensor name -> kind, of the tensors that are bounded by what makes them."""
 
 
 def judged_tensors(graph: ir.Graph) -> list[str]:
@@ -62,3 +73,43 @@ def _collect(value: ir.Value, unsteady: set[ir.Node], seen: set[ir.Value], found
             found[value.name or ""] = None
         else:
             stack.extend(v for v in node.inputs if v is not None)
+
+
+def bounded_tensors(graph: ir.Graph, names: Iterable[str]) -> dict[str, str]:
+    """Which of the tensors `names` of a fused or a plain graph cannot leave -1..1, by the ops that make them, and their
+    kind: VALUES or PROBABILITIES."""
+    made = {value.name: value for node in graph for value in node.outputs}
+    known: dict[ir.Value, str | None] = {}
+    kinds = {name: _kind(made[name], known) for name in names if name in made}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+def _kind(value: ir.Value, known: dict[ir.Value, str | None]) -> str | None:
+    if value not in known:
+        known[value] = None
+        node = value.producer()
+        known[value] = None if node is None else _own_kind(node) or _passed_kind(node, known)
+    return known[value]
+
+
+def _own_kind(node: ir.Node) -> str | None:
+    name, found = quantkit_name(node), activation_of(node)
+    if name is not None and name.activation:
+        activation, attributes = name.activation, node.attributes
+        bounds = [attributes[key].as_float() for key in ("min", "max") if key in attributes]
+    else:
+        activation = found[0] if found is not None else node.op_type if node.domain == "" else ""
+        bounds = list(found[1].values()) if found is not None else []
+    if activation == "Clip":
+        return VALUES if max(map(abs, bounds)) <= 1.0 else None
+    return BOUNDED.get(activation)
+
+
+def _passed_kind(node: ir.Node, known: dict[ir.Value, str | None]) -> str | None:
+    if not is_standard(node, *PASSING):
+        return None
+    operands = node.inputs if node.op_type in ("Concat", "Mul") else node.inputs[:1]
+    kinds = {None if value is None else _kind(value, known) for value in operands}
+    if None in kinds:
+        return None
+    return kinds.pop() if len(kinds) == 1 and node.op_type != "Mul" else VALUES

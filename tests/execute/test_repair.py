@@ -126,7 +126,7 @@ def test_equal_outputs_and_integers_have_no_error():
     assert worst_db(y, y, by_slice=True) == float("inf")
 
 
-def test_a_cheap_run_of_nodes_that_spoils_the_outputs_is_given_up_before_a_whole_region(monkeypatch):
+def test_a_cheap_node_that_spoils_the_outputs_is_given_up_alone_before_a_whole_region(monkeypatch):
     names = [f"n{i}" for i in range(32)]
     macs = {name: 1 if i < 8 else 100 for i, name in enumerate(names)}
     nodes = [SimpleNamespace(name=name) for name in names]
@@ -136,6 +136,7 @@ def test_a_cheap_run_of_nodes_that_spoils_the_outputs_is_given_up_before_a_whole
     )
     monkeypatch.setattr(repair_module, "Session", lambda model, threads: session)
     monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
+    monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [])
     measured = []
 
     def measure(model):
@@ -144,10 +145,50 @@ def test_a_cheap_run_of_nodes_that_spoils_the_outputs_is_given_up_before_a_whole
         return db, 30.0
 
     found = repair_module.repair(None, lambda kept: frozenset(kept), list(names), measure)
-    assert set(found.reasons) == set(names[:8])
-    assert found.names == names[8:]
+    assert set(found.reasons) == {"n3"}  # of its run of 8 nodes the others went back
+    assert found.names == [name for name in names if name != "n3"]
     assert all("8.0 dB" in reason and "16.0" in reason for reason in found.reasons.values())
     assert not any(set(names[16:24]).isdisjoint(model) for model in measured)  # too dear to be tried
+
+
+@pytest.mark.parametrize(("bounded", "given_up"), [(True, {"n3"}), (False, set())])
+def test_masks_that_a_cheap_node_makes_coarse_are_refined_and_other_outputs_are_not(monkeypatch, bounded, given_up):
+    names = [f"n{i}" for i in range(64)]
+    session = SimpleNamespace(
+        plan=[SimpleNamespace(name=name, macs=1 if i < 8 else 100) for i, name in enumerate(names)],
+        steps=[SimpleNamespace(native=True, nodes=[SimpleNamespace(name=name) for name in names])],
+    )
+    monkeypatch.setattr(repair_module, "Session", lambda model, threads: session)
+    monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
+    monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [])
+    found = repair_module.repair(
+        None, frozenset, list(names), lambda model: (15.0 if "n3" in model else 19.0, 30.0), bounded
+    )
+    assert set(found.reasons) == given_up
+
+
+def test_a_kind_of_node_that_spoils_the_outputs_is_given_up_without_any_layer(monkeypatch):
+    names = [f"{kind}{i}" for i in range(12) for kind in ("layer", "sum")]
+    session = SimpleNamespace(
+        plan=[SimpleNamespace(name=name, macs=100 if "layer" in name else 0) for name in names],
+        steps=[SimpleNamespace(native=True, nodes=[SimpleNamespace(name=name) for name in names])],
+    )
+    monkeypatch.setattr(repair_module, "Session", lambda model, threads: session)
+    monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
+    sums = [name for name in names if "sum" in name]
+    monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [sums])
+    found = repair_module.repair(
+        None, frozenset, list(names), lambda model: (20.0 - sum("sum" in name for name in model), 30.0)
+    )
+    assert set(found.reasons) <= set(sums)
+    assert len(found.reasons) == 7  # 8 dB with all 12 in u8, 15 with 5 of them
+
+
+def test_kinds_are_nodes_without_weights_that_do_the_same():
+    selection = select(pipeline.fused_model(detector())[0])
+    names = {node.name for node in selection.forms}
+    assert sorted(map(sorted, repair_module.kinds(selection, names))) == [["both"], ["pixels"], ["scores"]]
+    assert repair_module.kinds(selection, {"conv0", "both"}) == [["both"]]
 
 
 def test_a_model_that_is_near_enough_is_not_searched(monkeypatch):
