@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import subprocess
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ def header(isa: str | None, rivals_avx2: bool = False) -> dict[str, Any]:
     limited = "AVX2 for OpenVINO; onnxruntime has no switch and uses all the CPU has"
     facts = describe_machine(choose_isa(isa), 0)
     del facts["threads"]
+    facts["versions"] |= {"nncf": metadata.version("nncf")} if find_spec("nncf") else {}
     facts["rivals_isa"] = limited if rivals_avx2 else "all the CPU has"
     facts["date"] = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     facts["commit"] = commit()

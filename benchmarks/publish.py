@@ -69,17 +69,20 @@ def speed_section(results: Sequence[Mapping[str, Any]]) -> str:
     parts = [
         f"How many times faster quantkit is than each, geometric mean over {models} models, in brackets the least; "
         "below 1 it is slower.",
-        markdown(
-            ["quantkit on", "the others on", "batch", "threads", *rivals],
-            [row for result in results for row in means(result, rivals)],
-        ),
+        markdown(["quantkit on", *rivals], [row for result in results for row in means(result, rivals)]),
     ]
+    machines = (result["machine"] for result in results)
+    allowed = "; ".join(f"beside {machine['isa']}, {machine['rivals_isa']}" for machine in machines)
+    parts.append(f"Instructions that the others may use: {allowed}.")
     for result in results:
         batch, threads = min((cell["batch"], cell["threads"]) for cell in result["results"])
-        setting = f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
-        title = f"By model, {setting}; measured {origin(result['machine'])}:"
+        title = f"By model, {setting(batch, threads)}; measured {origin(result['machine'])}:"
         parts += [title, markdown(["model", "quantkit ms", *rivals], by_model(result, rivals, batch, threads))]
     return "\n\n".join(parts)
+
+
+def setting(batch: int, threads: int) -> str:
+    return f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
 
 
 def rivals_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -95,8 +98,10 @@ def means(result: Mapping[str, Any], rivals: Sequence[str]) -> list[list[str]]:
     for entry in result["summary"]:
         cell = f"{entry['geometric_mean']:.2f} ({entry['least']:.2f})"
         found.setdefault((entry["batch"], entry["threads"]), {})[entry["against"]] = cell
-    return [[machine["isa"], machine["rivals_isa"], str(batch), str(threads), *(cells.get(name, "") for name in rivals)]
-            for (batch, threads), cells in sorted(found.items())]  # fmt: skip
+    return [
+        [f"{machine['isa']}, {setting(batch, threads)}", *(cells.get(name, "") for name in rivals)]
+        for (batch, threads), cells in sorted(found.items())
+    ]
 
 
 def by_model(result: Mapping[str, Any], rivals: Sequence[str], batch: int, threads: int) -> list[list[str]]:

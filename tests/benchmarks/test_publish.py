@@ -46,7 +46,7 @@ def test_results_are_stored_by_kind_and_written_into_the_page(tmp_path):
     page = publish.written(PAGE, tmp_path)
     assert page.startswith("before\n")
     assert "old" not in page
-    assert "| avx2 | all the CPU has | 1 | 1 | 1.23 (0.50) |" in page
+    assert "| avx2, batch 1, 1 thread | 1.23 (0.50) |" in page
     assert "| quantkit | 50.00 |  | 20.0 | 1 |" in page
     assert "| other | failed: ValueError |  |  |  |" in page
     assert "2026-01-02, commit abc on a CPU, 2 cores, avx2; quantkit 1" in page
