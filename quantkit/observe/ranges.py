@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from quantkit.errors import CalibrationError, UsageError
 from quantkit.observe.histogram import TensorStatistics
@@ -14,6 +15,9 @@ MSE_STEPS = 40
 """Clip thresholds tried per side and round of the mse search; three rounds, each four times finer than the last."""
 ENTROPY_STEPS = 40
 """Clip thresholds tried per side and round of the entropy search; two rounds: bins are no finer."""
+SPIKE_BINS = 4
+"""Fewer filled bins in a row than this that stand out are a few single values: a range has 1024 bins at least, so that
+they lie within one level of 256, where it does not matter which of its bins they fill."""
 OUTSIDE_SHARE = 2.0**-32
 """What Q is taken to give a bin beyond the range: a clipped value surprises like one in 2^32 (22 nats), so thresholds
 cut off values that are far and few, and no steep end such as that of a ReLU6."""
@@ -85,10 +89,11 @@ def moving_average_range(stats: TensorStatistics, config: QuantConfig) -> Range:
 def entropy_range(stats: TensorStatistics, config: QuantConfig) -> Range:
     """The clip thresholds for which the 256 levels lose the least information: KL(P || Q), each side for itself.
 
-    P: the histogram, its zero peak levelled (zero is represented exactly and would hide everything else). Q: what the
-    u8 quantizer makes of it: a level's values even over its filled bins, clipped ones in the end levels, and nothing
-    beyond, where P is charged OUTSIDE_SHARE. After Migacz, "8-bit inference with TensorRT" (GTC 2017), who adds the
-    clipped values to P as well: that hides them, and clips until few are left.
+    P: the histogram, its zero peak levelled (zero is represented exactly and would hide everything else), and inside
+    the range all spikes of less than SPIKE_BINS (constant background, saturated activations: with them, the fewer bins
+    a level has the better). Q: what the u8 quantizer makes of it: a level's values even over its filled bins, clipped
+    ones in the end levels, and nothing beyond, where P is charged OUTSIDE_SHARE. After Migacz, "8-bit inference with
+    TensorRT" (GTC 2017), who adds the clipped values to P as well: that hides them, and clips until few are left.
     """
     whole = minmax_range(stats, config)
     histogram = _CumulativeHistogram(stats)
@@ -158,14 +163,22 @@ def _without_zero_peak(stats: TensorStatistics) -> np.ndarray:
     return counts
 
 
+def _without_spikes(counts: np.ndarray) -> np.ndarray:
+    """Opening by SPIKE_BINS: each bin the most that some run of so many bins with it in holds throughout."""
+    padded = np.pad(counts, SPIKE_BINS - 1, mode="edge")
+    least = sliding_window_view(padded, SPIKE_BINS).min(axis=1)
+    return np.asarray(sliding_window_view(least, SPIKE_BINS).max(axis=1))
+
+
 class _CumulativeHistogram:
-    """Counts and filled bins summed up from the left, so that the levels of many ranges are differences of two sums."""
+    """Counts, the same without spikes, and filled bins, summed up from the left: differences are levels."""
 
     def __init__(self, stats: TensorStatistics) -> None:
         counts = _without_zero_peak(stats)
+        smooth = _without_spikes(counts)
         self.bins, self.first, self.width = len(counts), stats.first, stats.width
-        self.counts = np.concatenate([[0.0], np.cumsum(counts)])
-        self.filled = np.concatenate([[0], np.cumsum(counts > 0)])
+        self.counts, self.smooth = (np.concatenate([[0.0], np.cumsum(part)]) for part in (counts, smooth))
+        self.filled = np.concatenate([[0], np.cumsum(smooth > 0)])
         self.total = float(self.counts[-1])
 
     def information_lost(self, bounds: np.ndarray) -> np.ndarray:
@@ -174,7 +187,7 @@ class _CumulativeHistogram:
         Infinite for levels narrower than a bin: of these the histogram knows nothing.
         """
         edges = self._level_edges(bounds)
-        inside = np.diff(self.counts[edges], axis=1)
+        inside = np.diff(self.smooth[edges], axis=1)
         below, above = self.counts[edges[:, 0]], self.total - self.counts[edges[:, -1]]
         made = inside.copy()
         made[:, 0] += below
