@@ -49,10 +49,15 @@ def stream_items(data: Iterable[Any], specs: Sequence[TensorSpec], name: str) ->
         raise DataError(f"{name}: reading the data failed ({type(error).__name__}: {error})") from error
 
 
+MOST_SPOOLED = 100_000
+"""Rows of an iterator that are kept without being asked for by number: an endless one would fill the disk."""
+
+
 def spool(data: Iterator[Any], specs: Sequence[TensorSpec], name: str, samples: int | None) -> FeedSource:
     """A one-shot iterator, written to a temporary folder so that it can be read again in constant memory.
 
-    Reads only until `samples` rows are there. The folder goes away with the source.
+    Reads only until `samples` rows are there. The folder goes away with the source. Raises DataError for an iterator
+    that gives nothing, or more than MOST_SPOOLED rows.
     """
     folder = tempfile.TemporaryDirectory(prefix="quantkit-data-")
     files: list[Path] = []
@@ -64,6 +69,10 @@ def spool(data: Iterator[Any], specs: Sequence[TensorSpec], name: str, samples: 
         labelled, rows = labelled and item.labels is not None, rows + item.valid
         if samples is not None and rows >= samples:
             break
+        if rows > MOST_SPOOLED:
+            raise DataError(
+                f"{name}: more than {MOST_SPOOLED} samples and no end in sight; say how many with --samples"
+            )
     if not files:
         raise DataError(f"{name}: the iterator gave nothing; give at least one sample, or rewind the reader")
     inputs = [spec.name for spec in specs]

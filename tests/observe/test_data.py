@@ -358,3 +358,16 @@ def test_leaving_early_stops_the_decoding(tmp_path):
     next(stream)
     stream.close()
     assert len(opened) < 20
+
+
+def test_an_endless_iterator_is_an_error_unless_the_number_of_samples_is_given(monkeypatch):
+    monkeypatch.setattr("quantkit.observe.streams.MOST_SPOOLED", 20)
+
+    def endless():
+        while True:
+            yield {"x": np.zeros((1, 2), np.float32)}
+
+    specs = [TensorSpec("x", (None, 2), np.dtype("float32"))]
+    with pytest.raises(DataError, match="more than 20 samples and no end in sight; say how many with --samples"):
+        open_data(endless(), specs)
+    assert len(open_data(endless(), specs, samples=5)) == 5
