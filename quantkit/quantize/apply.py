@@ -38,6 +38,7 @@ class _Writer:
         self.u8: dict[ir.Value, ir.Value] = {}
         self.pairs: dict[str, list[ir.Value]] = {}
         self.successors: list[tuple[ir.Value, str]] = []
+        self.weights: dict[bytes, list[tuple[np.ndarray, list[ir.Value]]]] = {}
 
     def params_of(self, tensor: str) -> QuantParams:
         return self.params[self.selection.group_of[tensor]]
@@ -81,10 +82,22 @@ class _Writer:
 
     def _weight_inputs(self, node: ir.Node, weights: QuantizedWeights, x: str) -> list[ir.Value]:
         x_scale = np.float32(self.params_of(x).scale)
+        own = {"bias_quantized": weights.bias, "bias_scale": x_scale * weights.scale}
+        biases = [new_initializer(self.graph, f"{node.name}/{what}", array) for what, array in own.items()]
+        return [*self._shared_weights(node, weights), *biases]
+
+    def _shared_weights(self, node: ir.Node, weights: QuantizedWeights) -> list[ir.Value]:
+        """The weights, their scale and zero point: those of an earlier node where they are equal, as every step of an
+        unrolled recurrence has them."""
+        key = weights.scale.tobytes()
+        for known, values in self.weights.get(key, []):
+            if np.array_equal(known, weights.values):
+                return values
         zero = np.zeros(weights.scale.shape, np.int8)
-        parts = {"weight_quantized": weights.values, "weight_scale": weights.scale, "weight_zero_point": zero,
-                 "bias_quantized": weights.bias, "bias_scale": x_scale * weights.scale}  # fmt: skip
-        return [new_initializer(self.graph, f"{node.name}/{what}", array) for what, array in parts.items()]
+        parts = {"weight_quantized": weights.values, "weight_scale": weights.scale, "weight_zero_point": zero}
+        made = [new_initializer(self.graph, f"{node.name}/{what}", array) for what, array in parts.items()]
+        self.weights.setdefault(key, []).append((weights.values, made))
+        return made
 
     def write(self, node: ir.Node, form: StaticForm, weights: QuantizedWeights | None) -> None:
         to_float = becomes_float(node, form, self.selection.forms)
@@ -152,12 +165,22 @@ def apply(model: ir.Model, selection: Selection, params: Mapping[str, QuantParam
 
 
 def set_weights(node: ir.Node, weights: QuantizedWeights, x_scale: float) -> None:
-    """Gives a weighted node of a calibrated model other weights of the same shape."""
+    """Gives a weighted node of a calibrated model other weights of the same shape; others keep what they shared."""
     scale = np.float32(x_scale) * weights.scale
     for index, array in zip(_WEIGHT_INPUTS, (weights.values, weights.scale, weights.bias, scale), strict=True):
         value = node.inputs[index]
         assert value is not None
-        value.const_value = ir.Tensor(array, name=value.name)
+        if len(value.uses()) > 1:
+            assert isinstance(node.graph, ir.Graph)
+            node.replace_input_with(index, new_initializer(node.graph, f"{node.name}/tuned_{index}", array))
+        else:
+            value.const_value = ir.Tensor(array, name=value.name)
+
+
+def sharers(node: ir.Node) -> int:
+    """How many nodes of a calibrated model have the weights of this one."""
+    value = node.inputs[_WEIGHT_INPUTS[0]]
+    return 0 if value is None else len(value.uses())
 
 
 _WEIGHT_INPUTS = (3, 4, 6, 7)

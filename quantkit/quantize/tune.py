@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.quantize.adaround import learnt_round
-from quantkit.quantize.apply import set_weights
+from quantkit.quantize.apply import set_weights, sharers
 from quantkit.quantize.layers import Layer
 from quantkit.quantize.means import is_mean
 from quantkit.quantize.qparams import QuantizedWeights, finish_weights, scale_for_bias, weight_scales
@@ -26,6 +26,9 @@ DAMPING = 0.01
 """Price of a column without data, in mean squares of a column: as in GPTQ."""
 COLUMNS_MOST = 4608
 """Columns rounded together (3 x 3 x 512); a wider layer goes in parts of this width. 4608^2 float64 are 170 MB."""
+
+SHARERS_MOST = 8
+"""Weights of more nodes than this stay as they are: an unrolled recurrence would grow by a copy a step."""
 
 FITTED_SHARE = 0.8
 """Rows on which rounding is learnt; the others judge it."""
@@ -41,7 +44,7 @@ def tune_layers(model: ir.Model, expanded: ir.Model, layers: Sequence[Layer], x_
     expanded: the FP32 model in standard ops. x_scales: layer name -> scale of its input. learn: see `rounded`.
     """
     nodes = {node.name: node for node in model.graph}
-    layers = [layer for layer in layers if not is_mean(layer)]
+    layers = [layer for layer in layers if not is_mean(layer) and sharers(nodes[layer.name]) <= SHARERS_MOST]
     decisions = []
     for chunk in chunks(layers):
         targets = Targets(expanded, chunk, replay, seed, threads)
