@@ -67,7 +67,8 @@ class Step:
 def steps(page: str) -> list[Step]:
     """Every block and inline command of a page, in order."""
     text = (REPOSITORY / page).read_text(encoding="utf-8")
-    return [Step(kind or "inline", textwrap.dedent(block) or inline) for kind, block, inline in BLOCK.findall(text)]
+    found = ((kind, textwrap.dedent(block), " ".join(inline.split())) for kind, block, inline in BLOCK.findall(text))
+    return [Step(kind or "inline", block or inline) for kind, block, inline in found]
 
 
 def words(line: str) -> list[str]:
