@@ -66,7 +66,7 @@ def resident_bytes():
 
 
 def hammer(session, seconds):
-    """8 threads run the session with 8 inputs. Returns (wrong results, runs, growth of memory after a quarter)."""
+    """8 threads run the session with 8 inputs. Returns (wrong results, runs, growth of memory once all have run for a while)."""
     inputs = [image(1 + i % 3, 3, 16 + 4 * (i % 2), 16, seed=i) for i in range(8)]
     expected = [session.run(None, {"x": x})[0] for x in inputs]
     wrong, runs, end = [], [0] * 8, time.monotonic() + seconds
@@ -81,6 +81,8 @@ def hammer(session, seconds):
     for worker in workers:
         worker.start()
     time.sleep(seconds / 4)
+    while min(runs) < 10 and time.monotonic() < end:
+        time.sleep(0.01)
     start = resident_bytes()
     for worker in workers:
         worker.join()
