@@ -66,7 +66,7 @@ def resident_bytes():
 
 
 def hammer(session, seconds):
-    """8 threads run the session with 8 inputs. Returns (wrong results, runs, growth of memory once all have run for a while)."""
+    """8 threads run the session with 8 inputs. Returns (wrong results, runs, growth once all have run)."""
     inputs = [image(1 + i % 3, 3, 16 + 4 * (i % 2), 16, seed=i) for i in range(8)]
     expected = [session.run(None, {"x": x})[0] for x in inputs]
     wrong, runs, end = [], [0] * 8, time.monotonic() + seconds
