@@ -30,7 +30,8 @@ REGIONS_MOST = 12
 RUN_NODES, JOIN_GAIN_DB = 8, 0.5
 """Before whole regions are given up: all nodes of a kind without weights, and runs of nodes (a block or two), with few
 of the multiply-adds. What joins must gain JOIN_GAIN_DB, and goes back where less than that is lost by it."""
-SECONDS_MOST = 30.0
+SECONDS_MOST = 60.0
+"""CPU time of the process, all threads: what is found does not depend on what else the machine does."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], name
             reason = f"the last arithmetic before the outputs: {sliced:.1f} dB in u8, {by_slice:.1f} in FP32"
             found.give_up(tail, reason)
             model, whole = without, db
-    search = _Search(quantized, measure, time.monotonic() + SECONDS_MOST)
+    search = _Search(quantized, measure, time.process_time() + SECONDS_MOST)
     poor = whole < POOR_DB
     budget = FINE if bounded and not poor else POOR
     if whole < budget.below:
@@ -109,7 +110,7 @@ def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], name
             found.give_up(cheap.names, reason)
             model, whole = cheap.model, cheap.db
     poor = whole < POOR_DB
-    while poor and whole < GOOD_DB and time.monotonic() < search.deadline:
+    while poor and whole < GOOD_DB and time.process_time() < search.deadline:
         part = search.worst_part(Session(model, 1), found.names, whole)
         if part is None:
             break
@@ -146,12 +147,12 @@ class _Search:
         alone = []
         for part in (*kinds, *runs):
             cost = sum(macs.get(name, 0) for name in part) / total
-            if cost <= budget.share and len(part) < len(order) and time.monotonic() < self.deadline:
+            if cost <= budget.share and len(part) < len(order) and time.process_time() < self.deadline:
                 alone.append((self._without(names, part).db, cost, part))
         best: _Part | None = None
         reached, spent, joined = before, 0.0, []
         for db, cost, part in sorted(alone, key=lambda entry: -(entry[0] - before) / (0.02 + entry[1])):
-            over = spent + cost > budget.share or time.monotonic() > self.deadline
+            over = spent + cost > budget.share or time.process_time() > self.deadline
             if db <= before or reached >= budget.enough or over:
                 continue
             more = self._without(names, [*(best.names if best else ()), *part])
@@ -168,7 +169,7 @@ class _Search:
     def _given_back(self, names: Sequence[str], best: _Part, part: Sequence[str], least: float) -> _Part:
         """`best` without those of `part`, tried by halving, that `least` dB are reached without."""
         rest = best.names - set(part)
-        if rest == best.names or time.monotonic() > self.deadline:
+        if rest == best.names or time.process_time() > self.deadline:
             return best
         smaller = self._without(names, sorted(rest)) if rest else None
         if smaller is not None and smaller.db >= least:
@@ -190,7 +191,7 @@ class _Search:
             part = self._without(names, region)
             if best is None or part.db > best[0].db:
                 best = part, region
-            if time.monotonic() > self.deadline:
+            if time.process_time() > self.deadline:
                 break
         if best is None or best[0].db < before + REGION_GAIN_DB:
             return None
@@ -198,7 +199,7 @@ class _Search:
 
     def _narrowed(self, names: Sequence[str], part: list[str], found: _Part, target: float) -> _Part:
         """The smallest run of nodes inside `part`, by halving, without which `target` is reached."""
-        while len(part) > 1 and time.monotonic() < self.deadline:
+        while len(part) > 1 and time.process_time() < self.deadline:
             halves = part[: len(part) // 2], part[len(part) // 2 :]
             better = max((self._without(names, half) for half in halves), key=lambda p: p.db)
             if better.db < target:

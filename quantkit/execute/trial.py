@@ -38,8 +38,8 @@ from quantkit.types import Decision, QuantConfig, Range
 
 TRIALS_MOST = 48
 """Trials of one search; one bad node among 500 is found with about 20."""
-SECONDS_MOST = 120.0
-"""Time of one search; what was not tried by then stays in FP32."""
+SECONDS_MOST = 200.0
+"""CPU time of one search, all threads; what was not tried by then stays in FP32."""
 KEEP_VARIABLE = "QUANTKIT_KEEP_INT8"
 """Set and not 0, it does for every model what QuantConfig.keep_int8 does for one."""
 SHAPES_MOST = 3
@@ -127,7 +127,7 @@ class _Search:
         self.original = original
         self.judged = judged_tensors(fused.graph)
         self.result = Trial({}, samples, bounds=bounded_tensors(fused.graph, self.judged))
-        self.trials, self.deadline = 0, time.monotonic() + SECONDS_MOST
+        self.trials, self.deadline = 0, time.process_time() + SECONDS_MOST
         self.ranges: dict[str, Range] = {}
         self.statistics: dict[str, TensorStatistics] = {}
         self.not_finite: set[str] = set()
@@ -246,7 +246,7 @@ class _Search:
 
         reason: what is wrong if all of `names` are. Halving: the first half settles before the second is tried.
         """
-        if len(names) == 1 or self.trials >= TRIALS_MOST or time.monotonic() > self.deadline:
+        if len(names) == 1 or self.trials >= TRIALS_MOST or time.process_time() > self.deadline:
             self.result.keep.update(dict.fromkeys(names, reason))
             return accepted
         for half in (names[: len(names) // 2], names[len(names) // 2 :]):
