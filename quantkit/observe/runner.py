@@ -32,11 +32,19 @@ class FloatRunner:
     model: a path, serialized bytes, an onnx.ModelProto or an onnx_ir.Model; it is not modified.
     threads: None leaves the choice to onnxruntime.
     spin: whether idle threads of onnxruntime wait busily: fastest alone, bad where other threads want the cores.
+    literal: nodes between DequantizeLinear and QuantizeLinear run in float32 as written; else onnxruntime makes integer
+    kernels of them and rounds float weights for that, with one scale for all channels.
     Raises ModelError when onnxruntime refuses the model, CalibrationError for a tensor that is not in it.
     """
 
     def __init__(
-        self, model: Any, threads: int | None = None, *, expose: Sequence[str] = (), spin: bool = True
+        self,
+        model: Any,
+        threads: int | None = None,
+        *,
+        expose: Sequence[str] = (),
+        spin: bool = True,
+        literal: bool = False,
     ) -> None:
         import onnxruntime
 
@@ -46,6 +54,8 @@ class FloatRunner:
             options.intra_op_num_threads = threads
         if not spin:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if literal:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session: Any
         self.inputs: list[TensorSpec]
         self.outputs: list[TensorSpec]

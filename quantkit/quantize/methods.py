@@ -56,7 +56,7 @@ class OneQuantized:
             if name in made:
                 self._quantize(graph, made[name])
         graph.inputs.extend([self._scale, self._zero_point])
-        self._runner, self._names = FloatRunner(copy, threads, spin=False), list(names)
+        self._runner, self._names = FloatRunner(copy, threads, spin=False, literal=True), list(names)
 
     def _quantize(self, graph: ir.Graph, value: ir.Value) -> None:
         parameters = [self._scale, self._zero_point]

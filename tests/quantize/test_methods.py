@@ -43,6 +43,19 @@ def test_one_tensor_is_quantized_for_all_its_users_and_nothing_else_is(tensor):
     np.testing.assert_array_equal(got, (inner if tensor == "x" else dequantized(inner, params)) + seen)
 
 
+def test_weights_between_tensors_of_one_group_stay_as_they_are():
+    """onnxruntime would make an integer convolution of it, its weights in s8 with one scale."""
+    weights = np.random.default_rng(2).normal(size=(4, 4, 3, 3)).astype(np.float32) * 0.05
+    weights[0] *= 20
+    proto = model("c = Conv<kernel_shape=[3,3]>(x, w) y = Neg(c)", {"w": weights},
+                  inputs="float[N,4,8,8] x")  # fmt: skip
+    graph, x = ir.serde.deserialize_model(proto), image(2, 4, 8, 8)
+    params = params_from_range(Range(-10.0, 10.0))
+    got = OneQuantized(graph, ["x", "c"], ["y"], 1).with_params(params)({"x": x})["y"]
+    exact = run_onnxruntime(proto, {"x": dequantized(x, params)})[0]
+    np.testing.assert_allclose(got, -dequantized(-exact, params), atol=1e-6)
+
+
 def spans(**of_r):
     """All methods give x [-4, 4] and r [0, 8], but those of `of_r`."""
     return {
