@@ -101,7 +101,7 @@ def _own_kind(node: ir.Node) -> str | None:
         activation = found[0] if found is not None else node.op_type if node.domain == "" else ""
         bounds = list(found[1].values()) if found is not None else []
     if activation == "Clip":
-        return VALUES if max(map(abs, bounds)) <= 1.0 else None
+        return VALUES if bounds and max(map(abs, bounds)) <= 1.0 else None
     return BOUNDED.get(activation)
 
 

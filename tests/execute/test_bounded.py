@@ -144,3 +144,8 @@ def test_a_detector_calibrated_on_noise_that_it_finds_nothing_in_is_quantized():
     assert quantkit.Session(proto).run(None, data[0])[0].max() < 0.01
     result = pipeline.quantize(proto, data, config=FAST)
     assert {node.name for node in result.model.graph if node.domain == "quantkit"} == {"conv0", "conv1", "conv2"}
+
+
+def test_a_clip_whose_bounds_are_computed_says_nothing_of_its_output():
+    proto = model("low = ReduceMin<keepdims=0>(x) y = Clip(x, low)", {}, outputs="float[N,3,8,8] y")
+    assert bounded_tensors(fused(proto).graph, ["y"]) == {}
