@@ -64,6 +64,7 @@ def _expand_node(model: ir.Model, node: ir.Node, name: OpName) -> None:
     for made in emit.nodes:
         made.meta.update(node.meta)
         _avoid_initializers(model.graph, made)
+        made.outputs[0].type = _type_of(made)
     base = next((made for made in emit.nodes if made.op_type == name.base), None)
     if base is not None:  # the activation may be made of ops of the same type, and names are unique
         base.name = node.name
@@ -72,6 +73,22 @@ def _expand_node(model: ir.Model, node: ir.Node, name: OpName) -> None:
     ir.convenience.replace_all_uses_with(out, value, replace_graph_outputs=True)
     model.graph.remove(node, safe=True)
     value.name = out.name
+
+
+_INTEGERS, _FLOATS = ir.DataType.INT64, ir.DataType.FLOAT
+_CONSTANT_TYPES = {"value_int": _INTEGERS, "value_ints": _INTEGERS, "value_float": _FLOATS, "value_floats": _FLOATS}
+
+
+def _type_of(made: ir.Node) -> ir.TypeProtocol | None:
+    """The type of what a node of an expansion gives: that of its first input, but for the few that make numbers."""
+    if made.op_type == "Shape":
+        return ir.TensorType(ir.DataType.INT64)
+    if made.op_type == "Cast":
+        return ir.TensorType(ir.DataType(made.attributes["to"].as_int()))
+    if made.op_type in ("Constant", "ConstantOfShape"):
+        kinds = [_CONSTANT_TYPES.get(name) or made.attributes[name].as_tensor().dtype for name in made.attributes]
+        return ir.TensorType(kinds[0]) if kinds else ir.TensorType(ir.DataType.FLOAT)
+    return made.inputs[0].type if made.inputs and made.inputs[0] is not None else None
 
 
 def _avoid_initializers(graph: ir.Graph, made: ir.Node) -> None:

@@ -161,7 +161,8 @@ def apply(model: ir.Model, selection: Selection, params: Mapping[str, QuantParam
         value.name = name
     expand_in_place(model)  # fused ops that stayed FP32
     finish_model(model)
-    mark_prepared(model)
+    if all(out.type is not None for node in model.graph for out in node.outputs):
+        mark_prepared(model)  # else loading infers the types: parts of the model may begin at any value
 
 
 def set_weights(node: ir.Node, weights: QuantizedWeights, x_scale: float) -> None:

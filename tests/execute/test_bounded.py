@@ -9,7 +9,7 @@ from onnx import helper
 
 import quantkit
 from quantkit import pipeline
-from quantkit.execute.repair import POOR_DB
+from quantkit.execute.repair import POOR_BOUNDED
 from quantkit.execute.verify import LEAST_SQNR_DB, complaint, distances, mean_db, too_far, worst_db
 from quantkit.fuse.judged import PROBABILITIES, VALUES, bounded_tensors
 from tests.execute.test_trial import FAST
@@ -35,7 +35,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("by_slice", [False, True])
 def test_a_mask_without_anything_in_it_may_be_silent_in_another_way(by_slice):
-    assert judged(silent(), 40 * silent(1), MASK, by_slice) > POOR_DB
+    assert judged(silent(), 40 * silent(1), MASK, by_slice) > POOR_BOUNDED.below
     assert judged(silent(), 40 * silent(1), {}, by_slice) < 0
     assert complaint({"y": silent()}, {"y": 40 * silent(1)}, MASK) == ""
 
@@ -69,7 +69,7 @@ def test_a_wrong_class_counts_where_fp32_is_sure_and_less_where_it_hesitates():
 
 def test_a_two_class_answer_near_a_half_may_move_by_a_few_percent():
     wanted, got = (np.array([[p, 1 - p]], np.float32) for p in (0.53, 0.566))
-    assert judged(wanted, got, CLASSES) > POOR_DB
+    assert judged(wanted, got, CLASSES) > POOR_BOUNDED.below
     assert judged(wanted, got, {}) < 0
     turned = np.array([[0.1, 0.9]], np.float32)
     assert judged(turned[:, ::-1], turned, CLASSES) < 0
@@ -78,13 +78,13 @@ def test_a_two_class_answer_near_a_half_may_move_by_a_few_percent():
 def test_classes_of_a_network_that_gives_every_input_another_one_are_broken():
     rng = np.random.default_rng(3)
     wanted, got = (softmax(4 * rng.normal(size=(1, 40, 100))) for _ in range(2))
-    assert judged(wanted, got, CLASSES) < POOR_DB
+    assert judged(wanted, got, CLASSES) < POOR_BOUNDED.below
 
 
 def test_samples_are_taken_together_and_one_without_any_signal_is_too_much_for_the_search():
     assert mean_db([20.0, 20.0]) == pytest.approx(20.0)
     assert mean_db([float("inf")] * 8) == float("inf")
-    assert mean_db([*[30.0] * 7, 0.0]) < POOR_DB
+    assert mean_db([*[30.0] * 7, 0.0]) < POOR_BOUNDED.below
     assert mean_db([*[20.0] * 7, 8.0]) > 14
     near, far = {"y": 30.0}, {"y": 5.0}
     assert too_far([near, far]) == ""

@@ -15,6 +15,7 @@ from quantkit.quantize.calibration import calibrate_fused
 from quantkit.quantize.select import select
 from quantkit.types import QuantConfig
 from tests.execute.test_trial import sample, small_net
+from tests.graphs import CONV, image, model
 
 FAST = QuantConfig(method="minmax", effort="fast")
 
@@ -34,6 +35,19 @@ def test_a_written_model_opens_without_loading_and_gives_the_same_steps_and_bits
     assert len(opened.steps) == 3
     assert [vars(a) for a in opened.get_outputs()] == [vars(a) for a in loaded.get_outputs()]
     np.testing.assert_array_equal(opened.run(None, sample())[0], loaded.run(None, sample())[0])
+
+
+def test_a_step_may_begin_at_any_value_of_what_was_spelled_out():
+    block = f"a{{i}} = Conv<{CONV}>({{x}}, {{w}}, b) h{{i}} = HardSwish(a{{i}}) {{y}} = Mul(h{{i}}, half) "
+    body = "".join(block.format(i=i, x=x, w=w, y=y) for i, (x, w, y) in enumerate(("xws", "svt", "tvu", "uvy")))
+    net = model(body, {"w": (8, 3, 3, 3), "v": (8, 8, 3, 3), "b": (8,), "half": ()}, inputs="float[1,3,16,16] x")
+    fused, _ = pipeline.fused_model(net)
+    kept = [node.name for node in fused.graph][1::2]
+    x = {"x": image(1, 3, 16, 16)}
+    candidate = calibrate_fused(fused, select(fused, lambda name: name in kept), [x], FAST).model
+    assert is_prepared(candidate)
+    session = Session(candidate, 1)
+    np.testing.assert_array_equal(session.run(None, x)[0], Session(load(candidate), 1).run(None, x)[0])
 
 
 def test_what_the_user_gets_is_loaded_and_checked_again():

@@ -196,3 +196,14 @@ def test_a_model_that_is_near_enough_is_not_searched(monkeypatch):
     found = repair_module.repair(None, frozenset, ["a", "b"], lambda model: (repair_module.POOR_DB + 1, 30.0))
     assert found.names == ["a", "b"]
     assert not found.reasons
+
+
+@pytest.mark.parametrize(("bounded", "searched"), [(False, False), (True, True)])
+def test_outputs_that_are_all_probabilities_have_a_higher_bar(monkeypatch, bounded, searched):
+    asked = []
+    monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
+    monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [])
+    monkeypatch.setattr(repair_module, "Session", lambda model, threads: SimpleNamespace(plan=[], steps=[]))
+    monkeypatch.setattr(repair_module._Search, "worst_part", lambda self, *args: asked.append(args[-1]))
+    repair_module.repair(None, frozenset, ["a", "b"], lambda model: (13.0, 30.0), bounded)
+    assert asked == ([repair_module.POOR_BOUNDED.enough] if searched else [])
