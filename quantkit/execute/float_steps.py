@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +17,19 @@ from quantkit.observe.runner import described
 
 EXTERNAL_DATA_LIMIT = 1 << 30
 """Bytes of weights above which a step's model goes to onnxruntime through a file instead of protobuf's 2 GB."""
+
+
+_RESTING: ContextVar[bool] = ContextVar("resting", default=False)
+
+
+@contextmanager
+def resting_between_runs() -> Iterator[None]:
+    """Sessions opened inside leave the cores to others as soon as a run ends, as what is timed in turns must."""
+    token = _RESTING.set(True)
+    try:
+        yield
+    finally:
+        _RESTING.reset(token)
 
 
 class FloatStep:
@@ -35,7 +50,7 @@ class FloatStep:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.enable_mem_pattern = True
-        if not alone:
+        if not alone or _RESTING.get():
             options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = _open(model, options)

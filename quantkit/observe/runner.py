@@ -31,7 +31,8 @@ class FloatRunner:
 
     model: a path, serialized bytes, an onnx.ModelProto or an onnx_ir.Model; it is not modified.
     threads: None leaves the choice to onnxruntime.
-    spin: whether idle threads of onnxruntime wait busily: fastest alone, bad where other threads want the cores.
+    spin: whether idle threads of onnxruntime wait busily during a run: fastest alone, bad where other threads want the
+    cores. When a run ends they rest: spinning on, they would hold the cores of whatever is timed next.
     literal: nodes between DequantizeLinear and QuantizeLinear run in float32 as written; else onnxruntime makes integer
     kernels of them and rounds float weights for that, with one scale for all channels.
     Raises ModelError when onnxruntime refuses the model, CalibrationError for a tensor that is not in it.
@@ -52,8 +53,8 @@ class FloatRunner:
         options.log_severity_level = _ERRORS_ONLY
         if threads is not None:
             options.intra_op_num_threads = threads
-        if not spin:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        setting = ("session.force_spinning_stop", "1") if spin else ("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(*setting)
         if literal:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session: Any

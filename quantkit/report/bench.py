@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.errors import UsageError
+from quantkit.execute.float_steps import resting_between_runs
 from quantkit.execute.session import Session, default_threads
 from quantkit.execute.timing import interleave, median_ratio
 from quantkit.load.specs import TensorSpec
@@ -149,7 +150,8 @@ def bench(
     for model, name in zip(models, names, strict=True):
         if progress:
             progress("prepare", len(sessions), len(models))
-        session = Session(model, threads=threads, isa=isa)
+        with resting_between_runs():
+            session = Session(model, threads=threads, isa=isa)
         feeds = random_feeds(session_inputs(session), batch, shapes or {}, _image_size(session))
         rows = batch_size(feeds)
         if batch not in (1, rows):
