@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.errors import ModelError, QuantkitError, StepFailedError, UsageError, first_line
+from quantkit.errors import ModelError, QuantkitError, StepFailedError, first_line
+from quantkit.quantize.keep import keep_rule
 from quantkit.types import Decision, QuantConfig
 
 if TYPE_CHECKING:
@@ -342,24 +342,6 @@ def _int8_opener(threads: int | None) -> Any:
         return lambda feeds: dict(zip(found, session.run(None, feeds), strict=True))
 
     return open_int8
-
-
-def keep_rule(patterns: Iterable[str], names: Iterable[str] | None) -> Callable[[str], bool]:
-    """keep(node name): does one of the regular expressions match (re.search)?
-
-    With `names`, each must match at least one of them. Raises UsageError for a bad or idle expression.
-    """
-    compiled = []
-    known = None if names is None else list(names)
-    for pattern in patterns:
-        try:
-            expression = re.compile(pattern)
-        except re.error as error:
-            raise UsageError(f"--keep-fp32 {pattern!r} is not a regular expression: {error}") from error
-        if known is not None and not any(expression.search(name) for name in known):
-            raise UsageError(f"--keep-fp32 {pattern!r} matches no node; `quantkit inspect` lists the names")
-        compiled.append(expression)
-    return lambda name: any(expression.search(name) for expression in compiled)
 
 
 def _beside(converted: Any, model: ir.Model, warn: Callable[[str], None] | None) -> Path | None:
