@@ -15,7 +15,7 @@ from quantkit.execute.session import Session
 from quantkit.execute.trial import Trial, run_trial, wreck
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import CONTROL_FLOW, bodies_of, is_standard, layers_in_bodies
-from quantkit.fuse.judged import judged_tensors
+from quantkit.fuse.judged import bounded_tensors, judged_tensors
 from quantkit.load.parts import body_model, captured, copied
 from quantkit.load.prepared import unmark_prepared
 from quantkit.observe import Batch, FloatRunner, observe
@@ -77,7 +77,8 @@ def _problem(before: ir.Model, after: ir.Model, fused: ir.Model, samples: Sequen
     names = judged_tensors(fused.graph)
     runner = FloatRunner(expand(fused), work.threads, expose=names)
     reference = [dict(zip(names, runner.run(feeds, names), strict=True)) for feeds in samples]
-    found = wreck(after, Trial({}, samples, reference), work.threads)
+    bounds = bounded_tensors(fused.graph, names)
+    found = wreck(after, Trial({}, samples, reference, bounds), work.threads)
     if found or work.config.keep_int8:
         return found
     first, second = Session(before, 1), Session(after, 1)

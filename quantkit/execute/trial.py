@@ -54,20 +54,23 @@ class Trial:
     """keep: node name -> reason why it stays in FP32. reference: what FP32 makes of each of `samples`, by the names of
     quantkit.fuse.judged.judged_tensors. bounds: those of them that cannot leave -1..1.
 
-    timing: what was measured, in words. unfolded: FP32 it is, and the folded graph is not clearly the faster one.
+    undone: step of the trial -> the exception that ended it. timing: what was measured, in words. unfolded: FP32 it is,
+    and the folded graph is not clearly the faster one.
     """
 
     keep: dict[str, str]
     samples: Sequence[Feeds]
     reference: list[dict[str, np.ndarray]] = field(default_factory=list)
     bounds: Bounds = field(default_factory=dict)
+    undone: dict[str, str] = field(default_factory=dict)
     timing: str = ""
     unfolded: bool = False
 
     @property
     def decisions(self) -> list[Decision]:
         kept = [Decision("quantize", "kept", name, f"stays FP32: {reason}") for name, reason in self.keep.items()]
-        return [*kept, *([Decision("quantize", "measured", "model", self.timing)] if self.timing else [])]
+        undone = [Decision("quantize", "undone", step, reason) for step, reason in self.undone.items()]
+        return [*kept, *undone, *([Decision("quantize", "measured", "model", self.timing)] if self.timing else [])]
 
     @property
     def verdict(self) -> str:
@@ -152,11 +155,11 @@ class _Search:
         reason = self._problem(left)
         if reason:
             left = self._accept(left, [], reason)
-        for step in (self._repair, self._choose):
+        for name, step in (("search for what spoils outputs", self._repair), ("timing", self._choose)):
             try:
                 left = step(left) if left else left
             except Exception as error:  # what runs is known by now; only its improvement failed
-                result.timing = f"not measured: {_in_words(error)}"
+                result.undone[name] = _in_words(error)
         return result
 
     def _repair(self, left: list[str]) -> list[str]:

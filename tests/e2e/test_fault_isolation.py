@@ -107,14 +107,18 @@ def test_tuning_that_breaks_leaves_the_untuned_model(monkeypatch, effort):
     assert f"effort {effort} gave a model that fails" in details(result)["model"]
 
 
-@pytest.mark.parametrize("step", ["repair", "fastest_part"])
-def test_a_search_for_a_better_part_that_breaks_keeps_what_runs(monkeypatch, step):
-    monkeypatch.delenv("QUANTKIT_KEEP_INT8")
-    monkeypatch.setattr(trial, "fastest_part", broken)
-    monkeypatch.setattr(trial, step, broken)
+@pytest.mark.parametrize(
+    ("function", "step"), [("repair", "search for what spoils outputs"), ("fastest_part", "timing")]
+)
+def test_a_search_for_a_better_part_that_breaks_keeps_what_runs_and_is_named(monkeypatch, function, step):
+    monkeypatch.setattr(trial, function, broken)
+    if function == "fastest_part":
+        monkeypatch.delenv("QUANTKIT_KEEP_INT8")
     result = quantized()
     assert result.kind == "calibrated"
-    assert "not measured: ZeroDivisionError" in details(result)["model"]
+    undone = {d.node: d.detail for d in result.decisions if d.action == "undone"}
+    assert list(undone) == [step]
+    assert "ZeroDivisionError" in undone[step]
 
 
 def test_calibration_that_always_breaks_gives_the_fp32_model(monkeypatch):
