@@ -1,9 +1,9 @@
 """Ranges on both sides of an activation by table, which rounds twice: what goes in, and what comes out.
 
 HardSigmoid is 0 below -3 and 1 above 3, HardSwish is 0 below -3, SiLU and GELU nearly so: a u8 tensor in front of them
-need not spend its 256 levels on what comes out the same. And the two
-steps must suit each other: HardSwish has the slope 1/2 at zero, so with equal steps all odd small values lie near a tie
-and are rounded up, an error of one sign that sums over channels and positions add up; with steps as 4 to 3 they cancel.
+need not spend its 256 levels on what comes out the same. And the two steps must suit each other: HardSwish has the
+slope 1/2 at zero, so with equal steps all odd small values lie near a tie and are rounded up, an error of one sign that
+sums over channels and positions add up; with steps as 4 to 3 they cancel.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ POINTS = 1025
 """At which the activation is evaluated, from end to end of the range."""
 STEPS_LOST = 0.25
 """What may be cut off changes the activation's output by at most this many of its u8 steps."""
-
-
 WIDER_MOST, WIDTHS = 1.6, 61
 """A range is widened by this at most for the sake of the other step, on a grid of so many widths."""
 PARTS = 4
