@@ -9,6 +9,7 @@ import onnx_ir as ir
 from quantkit.fold.cleanup import remove_unused_nodes
 from quantkit.fuse.graph import quantkit_name
 from quantkit.load.parts import copied
+from quantkit.quantize.apply import quantized_name
 
 
 def quantization_pair(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
@@ -30,14 +31,15 @@ def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
 def expose(model: ir.Model, names: Sequence[str]) -> ir.Model:
     """A copy of `model` whose graph outputs are the tensors `names`; u8 ones are dequantized under the same name.
 
-    Names that the model does not have are left out, and so are the nodes that none of the others needs.
+    An FP32 tensor that only u8 stands for is that one dequantized. Names that the model does not have are left out, and
+    so are the nodes that none of the others needs.
     """
     copy = copied(model)
     graph = copy.graph
     found = {v.name: v for node in graph for v in node.outputs if v.name}
     outputs = []
     for name in dict.fromkeys(names):
-        value = found.get(name)
+        value = found.get(name) or found.get(quantized_name(name))
         if value is None:
             continue
         pair = quantization_pair(value) if value.dtype == ir.DataType.UINT8 else None

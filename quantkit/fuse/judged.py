@@ -7,7 +7,9 @@ their outputs have no distance. The tensors that such a tail reads have one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.graph import is_standard, quantkit_name
@@ -21,6 +23,8 @@ BOUNDED = {"Sigmoid": VALUES, "HardSigmoid": VALUES, "Tanh": VALUES, "Erf": VALU
 PASSING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Identity", "Expand",
            "MaxPool", "DepthToSpace", "Concat", "Mul")  # fmt: skip
 """Ops that leave bounds as they are. Mul and Concat: if all operands are bounded."""
+MOVING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Gather", "Split")
+"""Ops after a Softmax that leave its values as they are, in other places."""
 Bounds = Mapping[str, str]
 """tensor name -> kind, of the tensors that are bounded by what makes them."""
 
@@ -113,3 +117,37 @@ def _passed_kind(node: ir.Node, known: dict[ir.Value, str | None]) -> str | None
     if None in kinds:
         return None
     return kinds.pop() if len(kinds) == 1 and node.op_type != "Mul" else VALUES
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The tensor of which a Softmax along `axis` (never negative) makes probabilities."""
+
+    name: str
+    axis: int
+
+
+def logits_of(graph: ir.Graph, names: Iterable[str]) -> dict[str, Logits]:
+    """What enters the Softmax that makes a tensor, for those of `names` that one makes: directly, or only moved since.
+
+    graph: fused or plain, opset 13 or later (before it, Softmax means something else). An error of probabilities jumps
+    where a row hesitates between two classes; that of the logits, each row less its mean (`centred`), is smooth, and
+    those of single layers add up. Tensors whose logits have no known rank are left out.
+    """
+    made = {value.name: value for node in graph for value in node.outputs}
+    found = {}
+    for name in names:
+        node = made[name].producer() if name in made else None
+        while node is not None and is_standard(node, *MOVING) and node.inputs[0] is not None:
+            node = node.inputs[0].producer()
+        if node is not None and is_standard(node, "Softmax"):
+            scores = node.inputs[0]
+            if scores is not None and scores.shape is not None and scores.name:
+                found[name] = Logits(scores.name, node.attributes.get_int("axis", -1) % len(scores.shape))
+    return found
+
+
+def centred(scores: np.ndarray, axis: int) -> np.ndarray:
+    """float [..., classes, ...] less the mean along `axis`: Softmax gives the same for scores plus a constant, so that
+    a constant is no error. Same shape and dtype."""
+    return scores - scores.mean(axis=axis, keepdims=True)
