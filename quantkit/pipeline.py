@@ -324,9 +324,10 @@ def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources
                 unfolded: ir.Model | None = None) -> ModelResult:  # fmt: skip
     """The folded FP32 model, or the one before folding where that is given because folding gains nothing."""
     from quantkit.fuse.expand import expand
-    from quantkit.load import artifact_kind
+    from quantkit.load import KEPT_KEY, artifact_kind
 
     plain = expand(fused) if unfolded is None else unfolded
+    plain.metadata_props[KEPT_KEY] = reason
     note = Decision("quantize", "kept", "model", reason)
     return ModelResult(plain, artifact_kind(plain), [*decisions, note], sources)
 
@@ -375,9 +376,10 @@ def _require_same_source(reference: Any, converted: ir.Model) -> None:
 
 def _sign(model: ir.Model) -> None:
     from quantkit import __version__
-    from quantkit.load import VERSION_KEY
+    from quantkit.load import KEPT_KEY, VERSION_KEY
 
     model.metadata_props[VERSION_KEY] = __version__
+    model.metadata_props.pop(KEPT_KEY, None)
     model.producer_name, model.producer_version = "quantkit", __version__
 
 

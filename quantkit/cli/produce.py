@@ -85,6 +85,8 @@ def export(model: Path, format_: str, output: Path | None, force: bool, quiet: b
     qdq: each quantized op becomes DequantizeLinear, the FP32 op, QuantizeLinear.
 
     qoperator: QLinearConv, QLinearAdd and their like, of ai.onnx and com.microsoft; qdq around the rest.
+
+    What `quantize` kept in FP32 is plain ONNX already and is written as it is.
     """
     from quantkit.report.export import export as exported
     from quantkit.report.export import save_export

@@ -122,6 +122,8 @@ def _checked_array(name: str, dtype: np.dtype | None, dims: list[int | str | Non
     array = np.asarray(given)
     if dtype is not None and array.dtype != dtype:
         raise DataError(f"input {name!r} is {array.dtype}, the model wants {dtype}; convert it with .astype")
+    if dims == [] and array.size == 1:  # a scalar in an array of one element, as onnxruntime takes it too
+        array = array.reshape(())
     if dims is not None:
         fits = len(dims) == array.ndim and all(
             not isinstance(d, int) or d == have for d, have in zip(dims, array.shape, strict=True)

@@ -33,7 +33,7 @@ def resting_between_runs() -> Iterator[None]:
 
 
 class FloatStep:
-    """A step of a session that onnxruntime runs. alone: it is the session's only step.
+    """A step of a session that onnxruntime runs. alone: it is the session's only step. inputs: what its nodes read.
 
     Beside native regions onnxruntime's threads rest as soon as the step ends: spinning on, they would hold the cores
     that the next region runs on.
@@ -56,7 +56,7 @@ class FloatStep:
             self._session = _open(model, options)
         except Exception as error:
             raise ModelError(f"onnxruntime cannot run {operators}: {str(error).splitlines()[0]}") from error
-        self._inputs = [i.name for i in self._session.get_inputs()]
+        self.inputs = [i.name for i in self._session.get_inputs()]
         self._outputs = [o.name for o in self._session.get_outputs()]
 
     def run_whole(self, names: list[str], feeds: Mapping[str, object]) -> list[np.ndarray]:
@@ -66,7 +66,7 @@ class FloatStep:
     def run(self, values: dict[str, np.ndarray], pool: object, nanoseconds: dict[str, int] | None = None) -> None:
         """Reads the step's inputs from `values` and adds its outputs. pool: not used, onnxruntime has its own."""
         start = time.perf_counter_ns()
-        feeds = {name: values[name] for name in self._inputs}
+        feeds = {name: values[name] for name in self.inputs}
         try:
             found = self._session.run(self._outputs, feeds)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception

@@ -166,6 +166,7 @@ class Session:
         self._output_names = [a.name for a in self._outputs]
         self._checked = FeedCheck(self._inputs)
         self._whole = self._one_float_step()
+        self._unread = {a.name for a in self._inputs} - set(self._whole.inputs if self._whole is not None else ())
 
     def _open_model(self) -> None:
         graph = self._model.graph
@@ -318,14 +319,29 @@ class Session:
         Raises DataError for a missing or unknown input, a wrong dtype, rank or fixed dimension.
         """
         wanted = list(output_names) if output_names else self._output_names
-        if self._whole is not None and all(getattr(array, "size", 1) for array in input_feed.values()):
-            with suppress(Exception):  # costs what onnxruntime costs; the checks below say what a refusal is about
-                return self._whole.run_whole(wanted, input_feed)
+        if self._whole is not None:
+            found = self._run_whole(self._whole, wanted, input_feed)
+            if found is not None:
+                return found
         for name in wanted:
             if name not in self._output_names:
                 raise UsageError(f"the model has no output {name!r}; it has {', '.join(self._output_names)}")
         values = self._execute(input_feed)
         return [values[name] for name in wanted]
+
+    def _run_whole(self, step: FloatStep, wanted: list[str], feeds: Mapping[str, Any]) -> list[np.ndarray] | None:
+        """The outputs at what onnxruntime costs; None: to be checked, for what is fed is empty or was refused."""
+        for array in feeds.values():
+            if getattr(array, "size", 1) == 0:
+                return None
+        if self._unread:  # onnxruntime knows no input that no node reads
+            if len(feeds) != len(self._inputs):
+                return None
+            feeds = {name: array for name, array in feeds.items() if name not in self._unread}
+        try:
+            return step.run_whole(wanted, feeds)
+        except Exception:  # the checks of `run` say what it is about
+            return None
 
     def run_many(self, output_names: Sequence[str] | None, input_feeds: Iterable[Mapping[str, Any]],
                  ) -> list[list[np.ndarray]]:  # fmt: skip

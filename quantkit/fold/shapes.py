@@ -14,6 +14,8 @@ from quantkit.fold.symbolic import Dim, exact_quotient, shown
 from quantkit.types import Decision
 
 INT64_MAX = np.iinfo(np.int64).max
+SHOWN_NUMBERS = 16
+"""Numbers that a decision lists one by one: twice those of the longest shape in practice."""
 
 
 def annotate_shapes(model: ir.Model) -> None:
@@ -58,7 +60,12 @@ def _replace_known(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
         return None
     array = elements.astype(output.dtype.numpy())
     output.replace_all_uses_with(add_constant(graph_of(node), output.name or node.op_type, array))
-    return decide(node, "folded", f"shape arithmetic to {array.tolist()}")
+    return decide(node, "folded", f"shape arithmetic to {_in_words(array)}")
+
+
+def _in_words(array: np.ndarray) -> str:
+    """The numbers of a shape; of a larger tensor, such as ConstantOfShape makes, its size."""
+    return str(array.tolist()) if array.size <= SHOWN_NUMBERS else f"a constant of shape {list(array.shape)}"
 
 
 def _is_known_output(node: ir.Node, analysis: ShapeAnalysis) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE_KEY",
+    "KEPT_KEY",
     "SHA256_KEY",
     "VERSION_KEY",
     "ArtifactKind",
@@ -36,6 +37,8 @@ FILE_KEY = "quantkit.fp32.file"
 """metadata_props key: file name of the FP32 model ("" is never written)."""
 SHA256_KEY = "quantkit.fp32.sha256"
 """metadata_props key: SHA-256 of the FP32 file's bytes, external data included."""
+KEPT_KEY = "quantkit.fp32.kept"
+"""metadata_props key: why `quantize` wrote an FP32 model."""
 VERSION_KEY = "quantkit.version"
 """metadata_props key: the version of quantkit that wrote the file."""
 _DECISIONS_KEY = "quantkit.load.decisions"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import ModelError, UsageError
-from quantkit.load import artifact_kind, load, to_proto
+from quantkit.load import KEPT_KEY, artifact_kind, load, to_proto
 
 if TYPE_CHECKING:
     import onnx
@@ -22,8 +22,9 @@ def export(model: Path | Any, format_: str = "qdq") -> ir.Model:
 
     format_: "qdq" (DequantizeLinear -> op -> QuantizeLinear, ai.onnx only) or "qoperator" (QLinearConv and its like,
     of ai.onnx and com.microsoft; QDQ around what has no such form). Opset and IR version are the lowest that hold the
-    ops; inputs, outputs and metadata stay; external weights are not read.
-    Raises ModelError if the model holds no quantkit op, UsageError for another format.
+    ops; inputs, outputs and metadata stay; external weights are not read. A model that `quantize` kept in FP32 is in
+    standard operators already and stays as it is.
+    Raises ModelError for any other model without quantkit ops, UsageError for another format.
     """
     import onnx_ir as ir
 
@@ -36,7 +37,7 @@ def export(model: Path | Any, format_: str = "qdq") -> ir.Model:
         raise UsageError(f"format {format_!r} is unknown; choose one of {', '.join(FORMATS)}")
     loaded = load(model)
     kind = artifact_kind(loaded)
-    if kind not in ("converted", "calibrated"):
+    if kind not in ("converted", "calibrated") and KEPT_KEY not in loaded.metadata_props:
         label = model if isinstance(model, (str, Path)) else "the model"
         raise ModelError(f"{label} is {kind}, not a model of quantkit; run `quantkit quantize` on it first")
     weights = [value.const_value for value in loaded.graph.initializers.values()]

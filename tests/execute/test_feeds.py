@@ -27,3 +27,24 @@ def test_an_empty_input_is_taken_only_where_the_model_declares_it_empty():
     np.testing.assert_array_equal(session.run(None, {"x": x, "e": nothing})[0], x)
     with pytest.raises(DataError, match="'x' is empty"):
         session.run(None, {"x": nothing, "e": nothing})
+
+
+def test_a_scalar_may_come_in_an_array_of_one_element_as_in_onnxruntime():
+    head = '<ir_version: 8, opset_import: ["": 17]> g (float[N,2] x, float s) => (float[N,2] y)'
+    session = Session(parser.parse_model(head + " { y = Mul(x, s) }"), threads=1)
+    x = np.ones((3, 2), np.float32)
+    np.testing.assert_array_equal(session.run(None, {"x": x, "s": np.array([3], np.float32)})[0], 3 * x)
+    assert session.profile({"x": x, "s": np.array([3], np.float32)})
+    with pytest.raises(DataError, match=r"'s' has shape \[2\]"):
+        session.profile({"x": x, "s": np.ones(2, np.float32)})
+
+
+def test_an_input_that_no_node_reads_costs_no_detour(monkeypatch):
+    head = '<ir_version: 8, opset_import: ["": 17]> g (float[N,2] x, int64[N] length) => (float[N,2] y)'
+    session = Session(parser.parse_model(head + " { y = Neg(x) }"), threads=1)
+    x, length = np.ones((3, 2), np.float32), np.zeros(3, np.int64)
+    monkeypatch.setattr(session, "_execute", None)  # the way of models that are not one onnxruntime session
+    np.testing.assert_array_equal(session.run(None, {"x": x, "length": length})[0], -x)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="'length' is missing"):
+        session.run(None, {"x": x})

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from quantkit import Session
+from quantkit import Session, pipeline
 from quantkit.errors import ModelError, UsageError
 from quantkit.fuse.activations import ACTIVATIONS
 from quantkit.fuse.graph import quantkit_name
@@ -94,6 +94,16 @@ def test_a_model_without_quantkit_ops_and_an_unknown_format_are_refused():
         export(EVERY_OP["Conv"])
     with pytest.raises(UsageError, match="choose one of qdq, qoperator"):
         export(made("Conv")[0], "tflite")
+
+
+def test_a_model_that_quantize_kept_in_fp32_is_exported_as_it_is():
+    result = pipeline.quantize(EVERY_OP["Softmax"], [feeds_of(EVERY_OP["Softmax"])])
+    assert result.kind == "fp32"
+    for format_ in FORMATS:
+        proto = to_proto(export(result.model, format_))
+        onnx.checker.check_model(proto, full_check=True)
+        got, wanted = (run_onnxruntime(p, feeds_of(EVERY_OP["Softmax"]))[0] for p in (proto, EVERY_OP["Softmax"]))
+        np.testing.assert_array_equal(got, wanted)
 
 
 def test_weights_that_were_external_stay_external(tmp_path):
