@@ -5,12 +5,14 @@ All problems are batched over groups: x [G, R, K], moments [G, K, K], weights [G
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from quantkit.types import WEIGHT_MAX
 
-BLOCK = 128
-"""Columns rounded before their errors reach the columns beyond by one matrix product."""
+BLOCK = 16
+"""Columns rounded one by one; larger parts are halved, and the errors of one half reach the other by one product."""
 
 
 def covariance(x: np.ndarray) -> np.ndarray:
@@ -27,28 +29,62 @@ def damped(xx: np.ndarray, damping: float) -> np.ndarray:
     return xx + level[:, None, None] * np.eye(k)
 
 
-def feedback_round(v: np.ndarray, h: np.ndarray, scale: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Factor:
+    """A moment matrix h [G, K, K], its columns in the order of rising diagonal: order [G, K]; lower: the Cholesky
+    factor L of it, float64 [G, K, K]. Layers that read the same tensor share it."""
+
+    order: np.ndarray
+    lower: np.ndarray
+
+
+def factor(h: np.ndarray) -> Factor:
+    """h: float64 [G, K, K], positive definite. K^3 / 3 multiply-adds a group."""
+    order = np.argsort(-np.diagonal(h, axis1=1, axis2=2), axis=1, kind="stable")[:, ::-1]
+    sorted_h = np.stack([part[np.ix_(by, by)] for part, by in zip(h, order, strict=True)])
+    return Factor(order, np.linalg.cholesky(sorted_h))
+
+
+def feedback_round(v: np.ndarray, h: np.ndarray | Factor, scale: np.ndarray) -> np.ndarray:
     """Integers q with small (v - s q) h (v - s q)': the error of each rounding is made up by the columns still open.
 
-    v: [G, C, K]; h: [G, K, K] positive definite; scale: [G, C]. Returns int8-valued float64 [G, C, K].
-    Columns go by falling diagonal. Frantar et al., "GPTQ" (ICLR 2023): with U the upper Cholesky factor of h^-1,
-    e_k = (v_k - s q_k) / U_kk and v_j -= e_k U_kj for j > k.
+    v: [G, C, K]; h: [G, K, K] positive definite, or its factor; scale: [G, C]. Returns int8-valued float64 [G, C, K].
+    Columns go by falling diagonal, as in Frantar et al., "GPTQ" (ICLR 2023). With h = L L' and e = v - s q the price is
+    |e L|^2, whose component k holds e_i for i >= k alone. So the last column is rounded first, and e_k aims at
+    -sum_{i>k} e_i L_ik / L_kk, which makes component k zero: Babai, "On Lovasz' lattice reduction and the nearest
+    lattice point problem" (1986). GPTQ does the same by the inverse of h, for eight times the work.
     """
-    order = np.argsort(-np.diagonal(h, axis1=1, axis2=2), axis=1, kind="stable")
-    h = np.take_along_axis(np.take_along_axis(h, order[:, :, None], 1), order[:, None, :], 2)
-    v = np.take_along_axis(v, order[:, None, :], 2).copy()
-    inverse = np.linalg.inv(h)
-    upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
-    q = np.empty_like(v)
-    k = v.shape[-1]
-    for start in range(0, k, BLOCK):
-        stop = min(start + BLOCK, k)
-        errors = np.empty((*v.shape[:2], stop - start))
-        for j in range(start, stop):
-            q[:, :, j] = np.clip(np.rint(v[:, :, j] / scale), -WEIGHT_MAX, WEIGHT_MAX)
-            e = (v[:, :, j] - q[:, :, j] * scale) / upper[:, j, j, None]
-            errors[:, :, j - start] = e
-            v[:, :, j + 1 : stop] -= e[:, :, None] * upper[:, j, None, j + 1 : stop]
-        v[:, :, stop:] -= np.matmul(errors, upper[:, start:stop, stop:])
-    back = np.argsort(order, axis=1)
-    return np.take_along_axis(q, back[:, None, :], 2)
+    made = h if isinstance(h, Factor) else factor(h)
+    back = np.argsort(made.order, axis=1)
+    columns = np.ascontiguousarray(np.take_along_axis(v, made.order[:, None, :], 2).transpose(0, 2, 1))
+    q = np.empty_like(columns)
+    _round_part(_Open(columns, np.zeros_like(columns), q, made.lower, scale), 0, columns.shape[1])
+    return np.ascontiguousarray(np.take_along_axis(q, back[:, :, None], 1).transpose(0, 2, 1))
+
+
+@dataclass(frozen=True)
+class _Open:
+    """What is being rounded, columns first: v, q [G, K, C]. v becomes the error e where q is fixed; pull: the sum of
+    e_i L_ik over the fixed i. lower [G, K, K], scale [G, C]."""
+
+    v: np.ndarray
+    pull: np.ndarray
+    q: np.ndarray
+    lower: np.ndarray
+    scale: np.ndarray
+
+
+def _round_part(state: _Open, start: int, stop: int) -> None:
+    """Fixes columns start..stop, all behind them being fixed: the second half first."""
+    v, pull, q, lower, scale = state.v, state.pull, state.q, state.lower, state.scale
+    if stop - start > BLOCK:
+        middle = (start + stop) // 2
+        _round_part(state, middle, stop)
+        pull[:, start:middle] += np.matmul(lower[:, middle:stop, start:middle].transpose(0, 2, 1), v[:, middle:stop])
+        _round_part(state, start, middle)
+        return
+    for k in range(stop - 1, start - 1, -1):
+        aim = v[:, k] + pull[:, k] / lower[:, k, k, None]
+        q[:, k] = np.clip(np.rint(aim / scale), -WEIGHT_MAX, WEIGHT_MAX)
+        v[:, k] -= q[:, k] * scale
+        pull[:, start:k] += lower[:, k, start:k, None] * v[:, None, k]

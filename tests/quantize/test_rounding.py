@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from quantkit.quantize.rounding import BLOCK, covariance, damped, feedback_round
+from quantkit.quantize.rounding import BLOCK, covariance, damped, factor, feedback_round
 
 rng = np.random.default_rng(7)
 
@@ -65,3 +65,24 @@ def test_rounded_weights_stay_within_127():
     w, h, scale = problem()
     q = feedback_round(w, h, scale / 100)
     assert np.abs(q).max() == 127
+
+
+def test_a_factor_serves_all_layers_with_these_moments():
+    w, h, _ = problem(columns=40)
+    made = factor(h)
+    for weights in (w, w[:, :1] * 3.0):
+        step = np.abs(weights).max(axis=2) / 7
+        assert np.array_equal(feedback_round(weights, made, step), feedback_round(weights, h, step))
+
+
+def test_rounding_is_that_of_gptq():
+    """By its own formulas, the inverse of h and a loop over columns."""
+    w, h, scale = problem(columns=50)
+    for group in range(2):
+        order = np.argsort(-np.diag(h[group]), kind="stable")
+        upper = np.linalg.cholesky(np.linalg.inv(h[group][np.ix_(order, order)])).T
+        v, q = w[group][:, order].copy(), np.zeros((3, 50))
+        for k in range(50):
+            q[:, k] = np.clip(np.rint(v[:, k] / scale[group]), -127, 127)
+            v[:, k:] -= ((v[:, k] - q[:, k] * scale[group]) / upper[k, k])[:, None] * upper[k, k:]
+        assert np.array_equal(feedback_round(w, h, scale)[group][:, order], q)
