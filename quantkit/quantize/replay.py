@@ -43,6 +43,10 @@ class Replay:
         """Samples of the dataset, as far as it is known."""
         return getattr(self._dataset, "count", None)
 
+    def __len__(self) -> int:
+        """Batches kept so far."""
+        return len(self._kept)
+
     def recorded(self) -> Replay._Recording:
         """The dataset itself: iterate over it once, and its first batches are kept."""
         return self._Recording(self)

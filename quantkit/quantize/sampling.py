@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx_ir as ir
 
-from quantkit.observe import FloatRunner
 from quantkit.quantize.apply import quantized_name
+from quantkit.quantize.frontier import Frontier
 from quantkit.quantize.layers import Layer, input_rows, output_rows, positions_of
 from quantkit.quantize.replay import Replay
-from quantkit.quantize.runners import OpenInt8, ancestors_of
 
 ROWS_LEAST, ROWS_MOST, ROWS_PER_COLUMN = 2048, 8192, 16
 """Rows a layer is fitted on, by its number of columns K; all positions where there are fewer."""
 TARGET_BYTES = 192 << 20
-"""FP32 target rows held at a time; layers go in chunks that fit, each with a pass of the float model."""
+"""FP32 target rows held at a time; layers go in chunks that fit."""
 
 
 def rows_wanted(layer: Layer) -> int:
@@ -44,14 +42,11 @@ class Targets:
     rows(layer) -> float32 [R, C], R in the order of the samples. positions: layer name -> one array a batch.
     """
 
-    def __init__(self, expanded: ir.Model, layers: Sequence[Layer], replay: Replay, seed: int,
-                 threads: int | None) -> None:  # fmt: skip
+    def __init__(self, fp32: Frontier, layers: Sequence[Layer], replay: Replay, seed: int) -> None:
         names = list(dict.fromkeys(layer.target for layer in layers))
-        runner = FloatRunner(expanded, threads, expose=names)
         self.positions: dict[str, list[np.ndarray]] = {layer.name: [] for layer in layers}
         self._rows: dict[str, list[np.ndarray]] = {layer.name: [] for layer in layers}
-        for index, (feeds, valid) in enumerate(replay):
-            values = dict(zip(names, runner.run(feeds, names), strict=True))
+        for index, ((feeds, valid), values) in enumerate(zip(replay, fp32.values(names), strict=True)):
             for layer in layers:
                 output = _valid(values[layer.target], feeds, valid)
                 count = -(-rows_wanted(layer) // replay.samples)
@@ -76,21 +71,30 @@ def _valid(array: np.ndarray, feeds: dict[str, np.ndarray], valid: int) -> np.nd
     return array[:valid] if valid < padded and len(array) == padded else array
 
 
-def int8_rows(layer: Layer, model: ir.Model, open_int8: OpenInt8, replay: Replay, targets: Targets
+def int8_rows(layer: Layer, int8: Frontier, replay: Replay, targets: Targets, known: np.ndarray | None = None
               ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(x float32 [groups, R, K], t float32 [R, C]): the layer's input in `model` and what W x + b should give.
+    """(x float32 [groups, R, K], t float32 [R, C]): the layer's input in the INT8 model and what W x + b should give.
 
-    t is the FP32 target less the INT8 residual, so that an error of the residual is made up for as well.
+    t is the FP32 target less the INT8 residual, so that an error of the residual is made up for as well. known: x, if
+    a layer before reads the same rows.
     """
-    source = quantized_name(layer.source)
+    source = quantized_name(layer.source) if known is None else None
     residual = quantized_name(layer.residual) if layer.residual is not None else None
     names = list(dict.fromkeys(name for name in (source, residual) if name is not None))
-    run = open_int8(ancestors_of(model, names), names)
-    x, r = [], []
-    for (feeds, valid), positions in zip(replay, targets.positions[layer.name], strict=True):
-        values = run(feeds)
-        x.append(input_rows(layer, _valid(values[source], feeds, valid), positions))
-        if residual is not None:
-            r.append(output_rows(layer, _valid(values[residual], feeds, valid), positions))
+    x, r = [] if known is None else [known], []
+    if names:
+        batches = zip(replay, int8.values(names), targets.positions[layer.name], strict=True)
+        for (feeds, valid), values, positions in batches:
+            if source is not None:
+                x.append(input_rows(layer, _valid(values[source], feeds, valid), positions))
+            if residual is not None:
+                r.append(output_rows(layer, _valid(values[residual], feeds, valid), positions))
     t = targets.rows(layer)
-    return np.concatenate(x, axis=1), t - np.concatenate(r) if r else t
+    return x[0] if len(x) == 1 else np.concatenate(x, axis=1), t - np.concatenate(r) if r else t
+
+
+def reads_same_rows(a: Layer, b: Layer) -> bool:
+    """Whether the input rows of two layers are the same, as those of the query, key and value of attention are."""
+    windows = [layer.is_convolution and (layer.shape[1:], layer.attributes) for layer in (a, b)]
+    sizes = [(layer.source, layer.groups, layer.columns) for layer in (a, b)]
+    return sizes[0] == sizes[1] and windows[0] == windows[1] and a.base == b.base

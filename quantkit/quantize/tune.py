@@ -6,20 +6,24 @@ Each layer sees the INT8 values that the layers before it really give, and aims 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.observe import FloatRunner
 from quantkit.quantize.adaround import learnt_round
 from quantkit.quantize.apply import set_weights, sharers
+from quantkit.quantize.frontier import Frontier
 from quantkit.quantize.layers import Layer
 from quantkit.quantize.means import is_mean
 from quantkit.quantize.qparams import QuantizedWeights, finish_weights, scale_for_bias, weight_scales
 from quantkit.quantize.replay import Replay
-from quantkit.quantize.rounding import covariance, damped, feedback_round
-from quantkit.quantize.runners import OpenInt8
-from quantkit.quantize.sampling import Targets, chunks, int8_rows
+from quantkit.quantize.rounding import Factor, covariance, damped, factor, feedback_round
+from quantkit.quantize.runners import OpenInt8, Run
+from quantkit.quantize.sampling import Targets, chunks, int8_rows, reads_same_rows
 from quantkit.types import WEIGHT_MAX, Decision
 
 DAMPING = 0.01
@@ -46,25 +50,56 @@ def tune_layers(model: ir.Model, expanded: ir.Model, layers: Sequence[Layer], x_
     nodes = {node.name: node for node in model.graph}
     layers = [layer for layer in layers if not is_mean(layer) and sharers(nodes[layer.name]) <= SHARERS_MOST]
     decisions = []
-    for chunk in chunks(layers):
-        targets = Targets(expanded, chunk, replay, seed, threads)
-        for layer in chunk:
-            x, t = int8_rows(layer, model, open_int8, replay, targets)
-            weights, detail = rounded(layer, x, t, x_scales[layer.name], per_channel, learn=seed if learn else None)
-            set_weights(nodes[layer.name], weights, x_scales[layer.name])
-            decisions.append(Decision("quantize", "tuned", layer.name, detail))
-            if progress is not None:
-                progress("tune", len(decisions), len(layers))
+    before: tuple[Layer, Inputs] | None = None
+    with Frontier(expanded, replay, _float_opener(threads)) as fp32, Frontier(model, replay, open_int8) as int8:
+        for chunk in chunks(layers):
+            targets = Targets(fp32, chunk, replay, seed)
+            for layer in chunk:
+                inputs = before[1] if before is not None and reads_same_rows(before[0], layer) else None
+                before = None  # first, so that there are never two
+                x, t = int8_rows(layer, int8, replay, targets, None if inputs is None else inputs.x)
+                inputs = inputs or Inputs(x)
+                weights, detail = rounded(layer, inputs, t, x_scales[layer.name], per_channel,
+                                          learn=seed if learn else None)  # fmt: skip
+                set_weights(nodes[layer.name], weights, x_scales[layer.name])
+                before = layer, inputs
+                decisions.append(Decision("quantize", "tuned", layer.name, detail))
+                if progress is not None:
+                    progress("tune", len(decisions), len(layers))
     return decisions
 
 
-def rounded(layer: Layer, x: np.ndarray, t: np.ndarray, x_scale: float, per_channel: bool, *,
+def _float_opener(threads: int | None) -> OpenInt8:
+    """How a part of the FP32 model is run."""
+
+    def open_part(part: ir.Model, names: Sequence[str]) -> Run:
+        runner = FloatRunner(part, threads, expose=names)
+        return lambda feeds: dict(zip(names, runner.run(feeds, names), strict=True))
+
+    return open_part
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """x: float32 [G, R, K], the input rows of one layer or of several."""
+
+    x: np.ndarray
+
+    @cached_property
+    def factors(self) -> list[Factor]:
+        """Of the moments of x, of each part of at most COLUMNS_MOST columns."""
+        parts = (self.x[..., part] for part in _parts(self.x.shape[-1]))
+        return [factor(damped(covariance(part), DAMPING)) for part in parts]
+
+
+def rounded(layer: Layer, inputs: Inputs, t: np.ndarray, x_scale: float, per_channel: bool, *,
             learn: int | None = None) -> tuple[QuantizedWeights, str]:  # fmt: skip
     """The layer's weights rounded with error feedback, and its bias so that the mean of every channel is that of t.
 
-    x: float32 [G, R, K]; t: float32 [R, C]. learn: a seed; rounding is also learnt by descent, and taken where it is
-    better than feedback on rows that gave neither.
+    t: float32 [R, C]. learn: a seed; rounding is also learnt by descent, and taken where it is better than feedback on
+    rows that gave neither.
     """
+    x = inputs.x
     rows = layer.weights
     channels, columns = rows.shape
     scale = scale_for_bias(weight_scales(rows, per_channel=per_channel), layer.bias, x_scale)
@@ -76,21 +111,21 @@ def rounded(layer: Layer, x: np.ndarray, t: np.ndarray, x_scale: float, per_chan
     q = None if learn is None else _learnt(w, x, wanted, step, learn)
     how = "" if q is None else ", rounding learnt"
     if q is None:
-        q = _with_feedback(w, x, step)
-    before, after = (_error(x, wanted, candidate * step[..., None]) for candidate in (nearest, q))
+        q = _with_feedback(w, inputs, step)
+    v = nearest * step[..., None]
+    rest = _rest(x, wanted, v)
+    before, plain = _error(rest), _error(rest, layer.bias.reshape(grouped))
+    after = _error(_rest(x, wanted, q * step[..., None]))
     best, error = (q, after) if after[0] <= before[0] else (nearest, before)
     weights = finish_weights(best.reshape(channels, columns).astype(np.int8), scale, layer.shape,
                              error[1].reshape(-1), x_scale, axis=layer.axis, name=layer.name)  # fmt: skip
-    plain = _error(x, wanted, nearest * step[..., None], layer.bias.reshape(grouped))
     return weights, f"output SQNR {_db(wanted, plain[0]):.1f} -> {_db(wanted, error[0]):.1f} dB{how}"
 
 
-def _with_feedback(w: np.ndarray, x: np.ndarray, step: np.ndarray) -> np.ndarray:
+def _with_feedback(w: np.ndarray, inputs: Inputs, step: np.ndarray) -> np.ndarray:
     """Integers for w [G, C, K] / step [G, C], rounded with feedback in parts of at most COLUMNS_MOST columns."""
-    parts = [
-        feedback_round(w[..., part], damped(covariance(x[..., part]), DAMPING), step) for part in _parts(w.shape[-1])
-    ]
-    return np.concatenate(parts, axis=-1)
+    parts = zip(_parts(w.shape[-1]), inputs.factors, strict=True)
+    return np.concatenate([feedback_round(w[..., part], h, step) for part, h in parts], axis=-1)
 
 
 def _learnt(w: np.ndarray, x: np.ndarray, t: np.ndarray, step: np.ndarray, seed: int) -> np.ndarray | None:
@@ -102,11 +137,12 @@ def _learnt(w: np.ndarray, x: np.ndarray, t: np.ndarray, step: np.ndarray, seed:
     fitted, held = x[:, :cut], x[:, cut:]
     if cut < 1 or held.shape[1] < 1:
         return None
-    candidates = (_with_feedback(w, fitted, step), learnt_round(fitted, w, step, np.random.default_rng(seed)))
+    candidates = (_with_feedback(w, Inputs(fitted), step), learnt_round(fitted, w, step, np.random.default_rng(seed)))
     errors = []
     for q in candidates:
         v = q * step[..., None]
-        errors.append(_error(held, t[:, cut:], v, _error(fitted, t[:, :cut], v)[1])[0])
+        bias = _error(_rest(fitted, t[:, :cut], v))[1]
+        errors.append(_error(_rest(held, t[:, cut:], v), bias)[0])
     return candidates[1] if errors[1] < errors[0] else None
 
 
@@ -116,9 +152,13 @@ def _parts(columns: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
-def _error(x: np.ndarray, t: np.ndarray, v: np.ndarray, bias: np.ndarray | None = None) -> tuple[float, np.ndarray]:
-    """(mean square of t - v x - b, b float64 [G, C]); b makes the mean error of each channel zero unless given."""
-    rest = t - np.matmul(x, v.transpose(0, 2, 1).astype(np.float32))
+def _rest(x: np.ndarray, t: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """t - v x, float32 [G, R, C]."""
+    return t - np.matmul(x, v.transpose(0, 2, 1).astype(np.float32))
+
+
+def _error(rest: np.ndarray, bias: np.ndarray | None = None) -> tuple[float, np.ndarray]:
+    """(mean square of rest - b, b float64 [G, C]); b makes the mean error of each channel zero unless given."""
     b = rest.mean(axis=1, dtype=np.float64) if bias is None else bias
     return float(np.square(rest - b[:, None].astype(np.float32)).mean(dtype=np.float64)), b
 

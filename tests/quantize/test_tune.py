@@ -7,6 +7,9 @@ import pytest
 
 from quantkit import pipeline
 from quantkit.execute import Session
+from quantkit.quantize import frontier, tune
+from quantkit.quantize.rounding import factor
+from quantkit.quantize.sampling import reads_same_rows
 from quantkit.types import QuantConfig
 from tests.graphs import CONV, image, model, quantized, run_onnxruntime, sqnr_db
 
@@ -120,3 +123,29 @@ def test_best_without_time_is_balanced():
                      if node.op_type.startswith(("QConv", "QGemm"))})  # fmt: skip
     assert made[0].keys() == made[1].keys() != set()
     assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
+
+
+def test_layers_that_read_the_same_tensor_come_out_as_if_each_read_its_own():
+    """Query, key and value: the moments of their input are worked out once."""
+    weights = {"q": (8, 8), "k": (8, 8), "v": (8, 8)}
+    body = "a = MatMul(x, q) b = MatMul(x, k) c = MatMul(x, v) d = Add(a, b) y = Add(d, c)"
+    proto = model(body, weights, inputs="float[N,8] x", outputs="float[N,8] y")
+    data, made = redundant(64, 3)[:, ::16], []
+    for same in (reads_same_rows, lambda a, b: False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tune, "reads_same_rows", same)
+            factors = []
+            patch.setattr(tune, "factor", lambda h, seen=factors: seen.append(h) or factor(h))
+            tuned = quantized(proto, data, effort="balanced")
+        made.append(([n.inputs[3].const_value.numpy() for n in tuned.graph if "MatMul" in n.op_type], len(factors)))
+    assert [count for _, count in made] == [1, 3]
+    assert all(np.array_equal(a, b) for a, b in zip(made[0][0], made[1][0], strict=True))
+
+
+def test_tuning_gives_the_same_model_where_nothing_may_be_kept_between_layers(monkeypatch):
+    made = []
+    for kept in (frontier.KEPT_BYTES, 0):
+        monkeypatch.setattr(frontier, "KEPT_BYTES", kept)
+        tuned = pipeline.quantize(network(), [DATA[:16], DATA[16:]], config=QuantConfig(method="minmax"))
+        made.append(tuned.proto.SerializeToString(deterministic=True))
+    assert made[0] == made[1]
