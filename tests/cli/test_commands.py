@@ -17,8 +17,10 @@ import pytest
 
 from quantkit.cli import main
 from quantkit.errors import AccuracyGoalMissed
+from quantkit.execute import Session
 from tests.conftest import REPOSITORY
 from tests.digits import Digits
+from tests.graphs import CONV, image, model
 
 
 def run(*arguments: object) -> int:
@@ -216,11 +218,19 @@ def test_demo_walks_the_whole_road(tmp_path, capsys):
     ("goal", "named"),
     [(("--min-sqnr", 90), "--min-sqnr 90"), (("--min-agreement", 1.0, "--min-sqnr", 90), "SQNR")],
 )
-def test_a_missed_goal_ends_with_3_and_the_model_is_saved(digits, tmp_path, capsys, goal, named):
-    out = tmp_path / "out.onnx"
-    assert run(*quantize_arguments(digits, out, *goal)) == AccuracyGoalMissed.exit_code == 3
+def test_a_missed_goal_ends_with_3_and_the_model_is_saved(tmp_path, capsys, goal, named):
+    """The whole search, to layers in FP32, on a network on which it takes a second."""
+    fp32, data, out = (tmp_path / name for name in ("net.onnx", "data.npz", "out.onnx"))
+    body = f"c = Conv<{CONV}>(x, w, b) r = Relu(c) d = Conv<{CONV}>(r, v, b) g = GlobalAveragePool(d) y = Flatten(g)"
+    onnx.save(model(body, {"w": (4, 3, 3, 3), "b": (4,), "v": (4, 4, 3, 3)}, outputs="float[N,4] y"), fp32)
+    np.savez(data, x=image(16, 3, 8, 8))
+    arguments = ["quantize", fp32, "--data", data, "-o", out, "--keep-int8", *goal]
+    assert run(*arguments) == AccuracyGoalMissed.exit_code == 3
     assert named in capsys.readouterr().err
-    assert out.is_file()
+    record = json.loads(Session(out).metadata["quantkit.goal"])
+    assert {entry["effort"] for entry in record["tried"]} == {"balanced", "best"}
+    assert record["tried"][-1]["fp32_layers"] > 0
+    assert not record["reached"]
 
 
 def test_goals_that_are_reached_end_with_0(digits, tmp_path):
