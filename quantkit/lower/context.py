@@ -114,6 +114,7 @@ class Lowering:
         return View(buffer, dims, tuple(strides) if strides is not None else channels_last(dims))
 
     def set(self, value: ir.Value, view: View) -> View:
+        """Says that `value` is `view` from now on. Returns the view."""
         self.views[value] = view
         self.dims[value] = view.dims
         return view
@@ -121,6 +122,8 @@ class Lowering:
     def emit(
         self, kind: str, inputs: Sequence[Ref], output: Ref, params: Mapping[str, Any], weights: str | None = None
     ) -> None:
+        """Adds an engine op of the current node. kind: QK_... of native/qk.h, params: the fields of its parameters
+        there; weights: name among `self.weights`. Buffers that it reads or writes live at least until it."""
         index = len(self.ops)
         for ref in (*inputs, output):
             if ref.buffer is not NO_BUFFER:
@@ -148,6 +151,7 @@ class Lowering:
         self.emit(kind, [Ref(source.buffer, source.offset)], Ref(target.buffer, target.offset), params)
 
     def fill(self, target: View, value: int) -> None:
+        """target[...] = value (0..255), any strides. At most MAX_COPY_DIMS dimensions after joining neighbours."""
         dims, (strides,) = merge(target.dims, target.strides)
         pad = MAX_COPY_DIMS - len(dims)
         params = {"dims": [1] * pad + dims, "in_stride": [0] * 6, "out_stride": [0] * pad + strides, "value": value}

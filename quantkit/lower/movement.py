@@ -19,6 +19,12 @@ def _list(node: ir.Node, index: int) -> list[int]:
 
 
 def lower_reshape(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [*D] -> u8 of the shape at input 3: 0 keeps a dimension (unless allowzero), -1 is what is left. ONNX
+    Reshape-19.
+
+    A view where the strides allow it, else one copy. Raises AssertionError for a shape that is not constant, which
+    quantkit.quantize.support lets no node have.
+    """
     x = context.view(node.inputs[0])
     target = _list(node, 3)
     allow_zero = "allowzero" in node.attributes and node.attributes["allowzero"].as_int() == 1
@@ -30,6 +36,8 @@ def lower_reshape(context: Lowering, node: ir.Node, name: OpName) -> None:
 
 
 def lower_flatten(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [*D] -> u8 [product of D before `axis`, product of the rest]; axis in -rank..rank. A view, or one copy. ONNX
+    Flatten-13."""
     x = context.view(node.inputs[0])
     axis = node.attributes["axis"].as_int()
     axis = axis + len(x.dims) if axis < 0 else axis
@@ -37,11 +45,13 @@ def lower_flatten(context: Lowering, node: ir.Node, name: OpName) -> None:
 
 
 def lower_transpose(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [*D] -> u8 with the axes in the order `perm`: always a view. ONNX Transpose-13."""
     order = list(node.attributes["perm"].as_ints())
     context.set(node.outputs[0], context.view(node.inputs[0]).permuted(order))
 
 
 def lower_squeeze(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [*D] -> u8 without the axes at input 3, each of size 1, in -rank..rank-1: always a view. ONNX Squeeze-13."""
     x = context.view(node.inputs[0])
     axes = {a % len(x.dims) for a in _list(node, 3)}
     kept = [i for i in range(len(x.dims)) if i not in axes]
@@ -49,6 +59,8 @@ def lower_squeeze(context: Lowering, node: ir.Node, name: OpName) -> None:
 
 
 def lower_unsqueeze(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [*D] -> u8 with axes of size 1 at the places of the output that input 3 names, negative ones from its end.
+    ONNX Unsqueeze-13."""
     x = context.view(node.inputs[0])
     axes = _list(node, 3)
     rank = len(x.dims) + len(axes)
@@ -59,6 +71,8 @@ def lower_unsqueeze(context: Lowering, node: ir.Node, name: OpName) -> None:
 
 
 def lower_slice(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [*D] -> u8: starts, ends, axes and steps (negative ones too) at inputs 3 to 6, clipped to the tensor. Always a
+    view. ONNX Slice-13."""
     view = context.view(node.inputs[0])
     for start, end, axis, step in zip(*(_list(node, i) for i in range(3, 7)), strict=True):
         axis %= len(view.dims)
@@ -89,6 +103,8 @@ def lower_gather(context: Lowering, node: ir.Node, name: OpName) -> None:
 
 
 def lower_split(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [*D] -> u8 parts along `axis`, of the sizes at input 3, which add up to that dimension: views. ONNX
+    Split-18."""
     x = context.view(node.inputs[0])
     axis, start = node.attributes["axis"].as_int(), 0
     for out, count in zip(node.outputs, _list(node, 3), strict=True):
@@ -97,6 +113,8 @@ def lower_split(context: Lowering, node: ir.Node, name: OpName) -> None:
 
 
 def lower_pad(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [*D] -> u8 with the pads at input 3 (all begins, then all ends, each >= 0) filled with the zero point at
+    input 5, which stands for 0.0. ONNX Pad-18, mode constant."""
     x = context.view(node.inputs[0])
     pads = _list(node, 3)
     rank = len(x.dims)
@@ -134,6 +152,8 @@ def lower_concat(context: Lowering, node: ir.Node, name: OpName) -> None:
 
 
 def lower_depth_to_space(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [N, C, H, W] -> u8 [N, C / b^2, H b, W b], b = blocksize, modes DCR and CRD: two reshapes around a
+    transpose, of which one copies. ONNX DepthToSpace-13."""
     x = context.view(node.inputs[0])
     block = node.attributes["blocksize"].as_int()
     n, c, h, w = x.dims

@@ -37,6 +37,9 @@ def _pooled_size(window: dict[str, list[int]], axis: int, size: int, ceil: bool)
 
 
 def lower_window_pool(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """MaxPool and AveragePool: u8 [N, C, L] or [N, C, H, W] -> u8 with the sizes of ONNX MaxPool-22 and
+    AveragePool-22, as ceil_mode, dilations and pads have them; averages as the contract has them, see
+    docs/numerics.md."""
     x, pitch = context.pixels(context.view(node.inputs[0]))
     spatial = x.dims[2:]
     w = _window(node, spatial)
@@ -57,6 +60,7 @@ def lower_window_pool(context: Lowering, node: ir.Node, name: OpName) -> None:
 
 
 def lower_global_pool(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """GlobalMaxPool and GlobalAveragePool: u8 [N, C, *S] -> u8 [N, C, 1...], as a pool over one row of all pixels."""
     x, pitch = context.pixels(context.view(node.inputs[0]))
     pixels = int(np.prod(x.dims[2:], dtype=np.int64))
     _emit_global(context, node, name, x, pitch, pixels, (*x.dims[:2], *(1 for _ in x.dims[2:])))

@@ -40,6 +40,8 @@ def exponentials(scale: float) -> np.ndarray:
 
 
 def lower_softmax(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [*D] -> u8 [*D], each run along `axis` by itself; exponentials from a table, summed exactly as integers. ONNX
+    Softmax-13; the arithmetic: docs/numerics.md."""
     x, y = context.params(node, 1), context.params(node, 3)
     params = {"exponentials": exponentials(x.scale), "out_scale": y.scale, "zero_point": y.zero_point}
     axis = node.attributes["axis"].as_int()
@@ -69,6 +71,8 @@ def lower_along_last_axes(context: Lowering, node: ir.Node, name: OpName) -> Non
 
 
 def lower_group_normalization(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [N, C, *S] -> u8 [N, C, *S]: each of num_groups runs of channels of a sample is brought to mean 0 and
+    variance 1, then gain and shift, float32 [C] at inputs 3 and 4. num_groups divides C. ONNX GroupNormalization-21."""
     x, y = context.params(node, 1), context.params(node, 5)
     gain, shift = _gains(y.scale, constant(node.inputs[3]), constant(node.inputs[4]))
     source, in_pitch = context.pixels(context.view(node.inputs[0]))
@@ -101,6 +105,8 @@ def lrn_segments(scale: float, out_scale: float, farthest: int, size: int, alpha
 
 
 def lower_lrn(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [N, C, *S] -> u8 [N, C, *S]: every value times a factor of the sum of squares of `size` channels around it, by
+    the segments of `lrn_segments`. ONNX LRN-13."""
     x, y = context.params(node, 1), context.params(node, 3)
     size = node.attributes["size"].as_int()
     alpha, beta, bias = (float(node.attributes[key].as_float()) for key in ("alpha", "beta", "bias"))

@@ -21,6 +21,7 @@ class Buffer:
     offset: int = 0
 
     def touch(self, op: int) -> None:
+        """Notes that op number `op` reads or writes it; called with rising numbers."""
         self.first = op if self.first < 0 else self.first
         self.last = op
 
@@ -36,15 +37,18 @@ class View:
 
     @property
     def size(self) -> int:
+        """Number of elements, which are bytes."""
         return prod(self.dims)
 
     def slice(self, axis: int, start: int, count: int, step: int = 1) -> View:
+        """`count` elements of an axis from `start` on, `step` apart (negative: backwards). Shares the memory."""
         dims, strides = list(self.dims), list(self.strides)
         offset = self.offset + start * strides[axis]
         dims[axis], strides[axis] = count, strides[axis] * step
         return replace(self, dims=tuple(dims), strides=tuple(strides), offset=offset)
 
     def permuted(self, order: Sequence[int]) -> View:
+        """The axes `order`, in this order; axes of size 1 may be left out. Shares the memory."""
         return replace(self, dims=tuple(self.dims[i] for i in order), strides=tuple(self.strides[i] for i in order))
 
     def broadcast(self, dims: Sequence[int]) -> View:
