@@ -20,7 +20,8 @@ from quantkit.errors import AccuracyGoalMissed
 from quantkit.execute import Session
 from tests.conftest import REPOSITORY
 from tests.digits import Digits
-from tests.graphs import CONV, image, model
+from tests.graphs import CONV, image
+from tests.graphs import model as model_of
 
 
 def run(*arguments: object) -> int:
@@ -222,7 +223,7 @@ def test_a_missed_goal_ends_with_3_and_the_model_is_saved(tmp_path, capsys, goal
     """The whole search, to layers in FP32, on a network on which it takes a second."""
     fp32, data, out = (tmp_path / name for name in ("net.onnx", "data.npz", "out.onnx"))
     body = f"c = Conv<{CONV}>(x, w, b) r = Relu(c) d = Conv<{CONV}>(r, v, b) g = GlobalAveragePool(d) y = Flatten(g)"
-    onnx.save(model(body, {"w": (4, 3, 3, 3), "b": (4,), "v": (4, 4, 3, 3)}, outputs="float[N,4] y"), fp32)
+    onnx.save(model_of(body, {"w": (4, 3, 3, 3), "b": (4,), "v": (4, 4, 3, 3)}, outputs="float[N,4] y"), fp32)
     np.savez(data, x=image(16, 3, 8, 8))
     arguments = ["quantize", fp32, "--data", data, "-o", out, "--keep-int8", *goal]
     assert run(*arguments) == AccuracyGoalMissed.exit_code == 3
