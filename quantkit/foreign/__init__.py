@@ -15,10 +15,12 @@ from quantkit.types import Decision
 if TYPE_CHECKING:
     from quantkit.foreign.weights import Weights
 
-__all__ = ["REASON_KEY", "to_static"]
+__all__ = ["LONE_KEY", "REASON_KEY", "to_static"]
 
 REASON_KEY = "quantkit.foreign.reason"
 """Key of node.meta: why the import left the node to onnxruntime."""
+LONE_KEY = "quantkit.foreign.lone"
+"""Key of node.meta: why a QuantizeLinear or DequantizeLinear that the engine could run is left to onnxruntime."""
 OLDEST_OPSET = 13
 """DequantizeLinear has an axis from here on."""
 
@@ -31,8 +33,9 @@ def to_static(model: ir.Model) -> list[Decision]:
     """
     from quantkit.fold import fold
     from quantkit.fold.cleanup import remove_unused
+    from quantkit.foreign.affine import absorb_affines
     from quantkit.foreign.channels import absorb_batchnorms, absorb_channel_scales
-    from quantkit.foreign.convert import convert_nodes
+    from quantkit.foreign.convert import convert_nodes, leave_lone_edges
     from quantkit.foreign.linear import forget_constants, normalize, remember_constants
     from quantkit.foreign.qoperators import expand_qoperators
     from quantkit.fuse import fuse
@@ -48,6 +51,7 @@ def to_static(model: ir.Model) -> list[Decision]:
     absorb_batchnorms(model)
     fold(model)
     absorb_channel_scales(model)
+    absorb_affines(model)
     normalize(model)  # again: there may be new constants and scales
     remember_constants(model)
     turned, left = _transposed_convolutions(model.graph)
@@ -58,6 +62,7 @@ def to_static(model: ir.Model) -> list[Decision]:
     infer_shapes(model)
     remove_unused(model)
     finish_model(model)
+    leave_lone_edges(model.graph)
     return decisions
 
 

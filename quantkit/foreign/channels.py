@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.foreign.affine import real_constant
 from quantkit.foreign.linear import LIMITS, Linear, constant_dequantize, linear_of
 from quantkit.foreign.weights import BIAS_TOLERANCE, OUTPUT_AXIS, integer_weights
 from quantkit.fuse.graph import Reject, constant, is_standard, new_initializer, only_consumer
@@ -94,10 +95,9 @@ def _convolution(value: ir.Value | None, reader: ir.Node) -> ir.Node:
 def _absorb_batchnorm(graph: ir.Graph, node: ir.Node) -> None:
     """y = g (conv(x) - mean) + beta, g = gamma / sqrt(variance + epsilon): ONNX BatchNormalization-15."""
     conv = _convolution(node.inputs[0], node)
-    arrays = [constant(value) for value in node.inputs[1:5]]
-    if any(array is None for array in arrays) or node.attributes.get_int("training_mode"):
-        raise Reject("parameters that are not constant")
-    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in arrays)
+    if node.attributes.get_int("training_mode"):
+        raise Reject("it is in training mode")
+    gamma, beta, mean, variance = (real_constant(value) for value in node.inputs[1:5])
     gain = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     before = _bias(conv)
     bias = gain * ((before if before is not None else 0.0) - mean) + beta

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.foreign import REASON_KEY
+from quantkit.foreign import LONE_KEY, REASON_KEY
 from quantkit.foreign.linear import SHIFT, Pairs, activation_params
 from quantkit.foreign.weights import Weights, quantized_weights
 from quantkit.fuse.functions import EXTRA_INPUTS, Emitter, body_attributes, emit_activation
@@ -222,6 +222,25 @@ class _Converter:
         old.name = f"{name}/replaced"
         if was_output or not new.is_graph_output():
             new.name = name
+
+
+def leave_lone_edges(graph: ir.Graph) -> None:
+    """Notes at every QuantizeLinear and DequantizeLinear that no op of ours is behind, that onnxruntime keeps it.
+
+    A model quantized at run time has some at its embeddings: natively each would be a region of its own.
+    """
+    edges = [node for node in graph if is_standard(node, *EDGES)]
+    beside = {node for node in graph if node.domain == DOMAIN}
+    for order in (edges, edges[::-1]):  # chains of edges, from either end
+        for node in order:
+            neighbours = [use.node for use in node.outputs[0].uses()]
+            if node.inputs[0] is not None and (producer := node.inputs[0].producer()) is not None:
+                neighbours.append(producer)
+            if beside.intersection(neighbours):
+                beside.add(node)
+    for node in edges:
+        if node not in beside:
+            node.meta[LONE_KEY] = f"{node.op_type}: no quantized op that the engine runs is beside it"
 
 
 def _triples(operands: Sequence[Operand], pairs: Pairs) -> list[ir.Value]:

@@ -9,7 +9,7 @@ from itertools import cycle
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.foreign import REASON_KEY
+from quantkit.foreign import LONE_KEY, REASON_KEY
 from quantkit.fuse.activations import ACTIVATIONS
 from quantkit.fuse.float_only import why_float
 from quantkit.fuse.graph import constant, has_int8_body, is_standard, layers_in_bodies, quantkit_name
@@ -77,7 +77,7 @@ def why_not_native(node: ir.Node) -> str:
     edge = node.inputs[0] if node.op_type == "QuantizeLinear" else node.outputs[0]
     if edge is None or edge.const_value is not None:
         return f"{node.op_type} of a constant"
-    return ""
+    return node.meta.get(LONE_KEY, "")
 
 
 def _in_float32(node: ir.Node) -> str:
