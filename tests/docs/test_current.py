@@ -54,6 +54,7 @@ IN_MEMORY = {
     "quantkit.prepared",
     "quantkit.load.decisions",
     "quantkit.load.map_types",
+    "quantkit.foreign.lone",
     "quantkit.foreign.reason",
     "quantkit.fold.value_names",
 }
