@@ -47,15 +47,22 @@ typedef struct {
     const void *params; /* of the struct that `kind` names; not changed by a run */
 } qk_op;
 
-/* y = clamp(rne(f32(acc) * multiplier[c] [+ f32(r - residual_zero_point) * residual_multiplier]) + zero_point, low,
- * high) then y = table[y] if there is a table. With to_float: y = f32(acc) * multiplier[c], float32, nothing else.
- * Products and sum are rounded one by one (no FMA). multiplier[c] itself is given to qk_conv_pack. */
+/* What a conv does to v = f32(acc) * multiplier[c] [+ f32(r - residual_zero_point) * residual_multiplier] before it is
+ * rounded: nothing, or v * factor + activation_shift. With s = activation_scale the factor of HardSwish is
+ * v * (s / 6) + s * 0.5, clamped to between 0 and s; that of LeakyRelu is s, or slope where v < 0. */
+typedef enum { QK_IDENTITY = 0, QK_HARD_SWISH = 1, QK_LEAKY_RELU = 2 } qk_wide_activation;
+
+/* y = clamp(rne(v) + zero_point, low, high), then y = table[y] if there is a table. With a wide activation a(v):
+ * y = clamp(rne(a(v)) + zero_point, low, high). With to_float: y = f32(acc) * multiplier[c], float32, nothing else.
+ * Each product and sum is rounded by itself (no FMA). multiplier[c] itself is given to qk_conv_pack. */
 typedef struct {
     int32_t zero_point, low, high;
     const uint8_t *table; /* 256 bytes or NULL */
     float residual_multiplier;
     int32_t residual_zero_point;
     int32_t to_float;
+    qk_wide_activation activation;
+    float activation_scale, activation_shift, slope;
 } qk_epilogue;
 
 /* Convolution, NHWC; a fully connected layer is the 1x1 case with in_h = rows. out_c and in_c are divisible by groups.

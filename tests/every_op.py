@@ -58,6 +58,8 @@ EVERY_OP: dict[str, onnx.ModelProto] = {
     "Conv depthwise": one(f"t = Conv<{CONV[:-1]}4>(x, w) y = Flatten(t)", w=(4, 1, 3, 3)),
     "Conv residual": conv("c = Conv<kernel_shape = [1, 1]>(x, v) s = Add(t, c) y = Relu(s)", v=(8, 4, 1, 1)),
     **{f"Conv {name}": conv(f"y = {call}") for name, call in LOOKUPS.items()},
+    "Conv HardSwish": conv("y = HardSwish(t)"),
+    "Conv HardSwish with an affine": conv("s = HardSwish(t) d = Mul(s, k) y = Sub(d, l)", k=(1,), l=(1,)),
     "Conv 1D": one("t = Conv<kernel_shape = [3]>(x, w) y = Flatten(t)", x="float[N,4,16] x", w=(8, 4, 3)),
     "Conv then a float op": conv("y = Atan(t)"),
     "ConvTranspose": turned(1, output_padding=[1, 1]),

@@ -44,6 +44,20 @@ static int32_t dot(const int16_t *x, const int16_t *w, int32_t count) {
     return sum;
 }
 
+static float activated(const qk_epilogue *e, float v) {
+    if (e->activation == QK_IDENTITY)
+        return v;
+    const float scale = e->activation_scale;
+    float factor = v < 0 ? e->slope : scale;
+    if (e->activation == QK_HARD_SWISH) {
+        factor = v * (scale / 6.0f);
+        factor = factor + scale * 0.5f;
+        factor = fminf(fmaxf(factor, fminf(scale, 0)), fmaxf(scale, 0));
+    }
+    const float y = v * factor;
+    return y + e->activation_shift;
+}
+
 /* clamp before the conversion to int: rne(clamp(v, low - zp, high - zp)) + zp == clamp(rne(v) + zp, low, high). */
 static uint8_t requantize(const qk_epilogue *e, int32_t acc, float multiplier, const uint8_t *residual) {
     float v = (float)acc * multiplier;
@@ -51,6 +65,7 @@ static uint8_t requantize(const qk_epilogue *e, int32_t acc, float multiplier, c
         const float r = (float)(*residual - e->residual_zero_point) * e->residual_multiplier;
         v = v + r;
     }
+    v = activated(e, v);
     const float low = (float)(e->low - e->zero_point), high = (float)(e->high - e->zero_point);
     v = v < low ? low : v > high ? high : v;
     const int32_t q = (int32_t)nearbyintf(v) + e->zero_point;

@@ -95,6 +95,24 @@ LOOKUPS: dict[str, Callable[[np.ndarray, Attributes], np.ndarray]] = {
 """Activations that are tables: (x float64 [256], attributes) -> float64 [256]."""
 
 
+def _hard_swish_factor(v: np.ndarray, attributes: Attributes, step: float) -> np.ndarray:
+    full = np.float32(attributes.get("scale", 1.0) / step)
+    factor = v * (full / np.float32(6)) + full * np.float32(0.5)
+    return np.clip(factor, min(full, np.float32(0)), max(full, np.float32(0)))
+
+
+def _leaky_factor(v: np.ndarray, attributes: Attributes, step: float) -> np.ndarray:
+    return np.where(v < 0, np.float32(attributes.get("alpha", 0.01) / step), np.float32(1.0 / step))
+
+
+WIDES: dict[str, Callable[[np.ndarray, Attributes, float], np.ndarray]] = {
+    "WideHardSwish": _hard_swish_factor,
+    "WideHardSwishAffine": _hard_swish_factor,
+    "WideLeakyRelu": _leaky_factor,
+}
+"""Activations on the sums of a weighted op: (float32 [...], attributes, output scale) -> float32 factor of the sums."""
+
+
 def _affine(function: Callable[[np.ndarray, Attributes], np.ndarray]) -> Callable[[np.ndarray, Attributes], np.ndarray]:
     """scale * function + shift."""
     return lambda x, attributes: function(x, attributes) * attributes["scale"] + attributes["shift"]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from quantkit.errors import ModelError, RangeError
-from quantkit.execute.oracle_activations import CLAMPS, LOOKUPS
+from quantkit.execute.oracle_activations import CLAMPS, LOOKUPS, WIDES
 from quantkit.execute.oracle_arithmetic import (
     lookup_table,
     pairs,
@@ -40,13 +40,17 @@ def _activated(
 ) -> np.ndarray:
     """Requantizes steps(target), the float32 value in steps of the target's scale, with an optional activation.
 
-    targets: [y], or [pre, y] for an activation that is a table from pre to y.
+    targets: [y], or [pre, y] for an activation that is a table from pre to y. Wide activations see real values.
     """
     if activation in LOOKUPS:
         pre, y = targets
         table = lookup_table(lambda real: LOOKUPS[activation](real, attributes), pre, y)
         return table[requantize(steps(pre), pre)]
     (y,) = targets
+    if activation in WIDES:
+        real = steps(QuantParams(1.0, 0))
+        shift = np.float32(attributes.get("shift", 0.0) / y.scale)
+        return requantize(real * WIDES[activation](real, attributes, y.scale) + shift, y)
     low, high = (-math.inf, math.inf) if not activation else CLAMPS[activation](attributes)
     bounds = quantize_linear(np.array([low, high], np.float32), y)
     return requantize(steps(y), y, int(bounds[0]), int(bounds[1]))
@@ -317,6 +321,9 @@ def _build_table() -> dict[str, OpFunction]:
     for base in PRODUCTS:
         table[f"Q{base}Float"] = partial(_weighted_float, base)
         for activation in activations:
+            table[f"Q{base}{activation}"] = partial(_weighted, base, False, activation)
+            table[f"Q{base}Add{activation}"] = partial(_weighted, base, True, activation)
+        for activation in WIDES:
             table[f"Q{base}{activation}"] = partial(_weighted, base, False, activation)
             table[f"Q{base}Add{activation}"] = partial(_weighted, base, True, activation)
     table |= {f"Q{base}{a}": partial(_binary, base, a) for base in BINARIES for a in activations}

@@ -154,13 +154,15 @@ def _in_float(site: _Site, target: Pair) -> ir.Value:
     value = site.emit("Mul", [value, site.constant("real_scale", scale)])
     if site.name.add:
         value = site.emit("Add", [value, site.emit("DequantizeLinear", site.operands[8:11])])
+    if site.name.to_float or site.name.is_wide:
+        value = emit_activation(site.emitter, site.name, value, site.node.attributes)
     if site.name.to_float:
-        return emit_activation(site.emitter, site.name, value, site.node.attributes)
+        return value
     return site.emit("QuantizeLinear", [value, *target])
 
 
 def _conv(site: _Site, target: Pair) -> ir.Value:
-    if site.name.add or site.name.to_float:
+    if site.name.add or site.name.to_float or site.name.is_wide:
         return _in_float(site, target)
     weights, scale = site.weights()
     own = {key: site.node.attributes[key] for key in ("strides", "pads", "dilations", "group")}
@@ -169,7 +171,7 @@ def _conv(site: _Site, target: Pair) -> ir.Value:
 
 
 def _gemm(site: _Site, target: Pair) -> ir.Value:
-    if site.name.add:
+    if site.name.add or site.name.is_wide:
         return _in_float(site, target)
     weights, scale = site.weights()
     inputs = [*site.operands[:3], weights, site.operands[4], site.zero_points(scale.size), site.operands[6], *target]
@@ -177,7 +179,7 @@ def _gemm(site: _Site, target: Pair) -> ir.Value:
 
 
 def _matmul(site: _Site, target: Pair) -> ir.Value:
-    if site.name.add or site.name.to_float or site.array(6).any():
+    if site.name.add or site.name.to_float or site.name.is_wide or site.array(6).any():
         return _in_float(site, target)
     weights, scale = site.weights()
     inputs = [*site.operands[:3], weights, site.operands[4], site.zero_points(scale.size), *target]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Emit = Callable[..., Any]
@@ -16,12 +16,15 @@ Emit = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Activation:
-    """attributes: name -> default (ONNX's); lookup: evaluated by table (else it is a pair of clamp bounds)."""
+    """attributes: name -> default (ONNX's); lookup: evaluated by table (else it is a pair of clamp bounds, or wide).
+
+    wide: behind weights only, evaluated on the float32 value of the sum before it is rounded."""
 
     attributes: Mapping[str, float]
     lookup: bool
     body: Callable[[Emit, Any, Mapping[str, Any]], Any]
     evaluate: Callable[[float, Mapping[str, float]], float]
+    wide: bool = False
 
 
 def constant(emit: Emit, value: float) -> Any:
@@ -128,6 +131,12 @@ def _with_affine(row: Activation) -> Activation:
 
 
 ACTIVATIONS.update({name + AFFINE: _with_affine(ACTIVATIONS[name]) for name in WITH_AFFINE})
+
+WIDE = "Wide"
+"""Prefix of an activation that a weighted op evaluates on its sums: one rounding less than by table."""
+WITH_WIDE = ("HardSwish", "HardSwishAffine", "LeakyRelu")
+"""Those that a few float32 operations give, the same on every CPU."""
+ACTIVATIONS.update({WIDE + name: replace(ACTIVATIONS[name], lookup=False, wide=True) for name in WITH_WIDE})
 
 
 def lookup_table(name: str, attributes: Mapping[str, float], x_scale: float, x_zero_point: int, y_scale: float,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from quantkit.fuse.activations import ACTIVATIONS
+from quantkit.fuse.activations import ACTIVATIONS, WIDE
 
 DOMAIN = "quantkit"
 DOMAIN_VERSION = 1
@@ -63,17 +63,31 @@ class OpName:
         """The activation is a 256-entry table on a requantized intermediate (the `pre` parameters)."""
         return bool(self.activation) and ACTIVATIONS[self.activation].lookup
 
+    @property
+    def is_wide(self) -> bool:
+        """The activation is evaluated on the sums in float32, before anything is rounded."""
+        return bool(self.activation) and ACTIVATIONS[self.activation].wide
+
+    @property
+    def widened(self) -> OpName:
+        """The same op with its activation on the sums, where it has weights and there is such a form."""
+        wide = WIDE + self.activation
+        return replace(self, activation=wide) if self.is_weighted and wide in ACTIVATIONS else self
+
     def at(self, level: str, *, to_float: bool = False) -> OpName:
         return replace(self, level=level, to_float=to_float)
 
 
 def _all_names() -> list[OpName]:
-    activations = ("", *ACTIVATIONS)
+    plain = [name for name, row in ACTIVATIONS.items() if not row.wide]
+    wide = [name for name, row in ACTIVATIONS.items() if row.wide]
+    activations = ("", *plain)
     names = [OpName(b, lv, add, a) for b in WEIGHTED for lv in PREFIX for add in (False, True) for a in activations]
+    names += [OpName(b, "static", add, a) for b in WEIGHTED for add in (False, True) for a in wide]
     names += [OpName(b, "static", to_float=True) for b in WEIGHTED]
     names += [OpName(b, "static", activation=a) for b in BINARY for a in activations]
-    names += [OpName(b, "float", activation=a) for b in BINARY for a in ACTIVATIONS]
-    names += [OpName(b, lv) for b in ACTIVATIONS for lv in ("float", "static")]
+    names += [OpName(b, "float", activation=a) for b in BINARY for a in plain]
+    names += [OpName(b, lv) for b in plain for lv in ("float", "static")]
     names += [OpName(b, "float") for b in NAMED_NORMALIZATIONS]
     names += [OpName(b) for b in (*POOLS, *MOVEMENT, *ALONG_AXIS, *PRODUCTS)]
     names += [OpName(b, count=n) for b in VARIADIC for n in range(1, MAX_VARIADIC + 1)]

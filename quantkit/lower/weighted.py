@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.fuse.activations import ACTIVATIONS, lookup_table
+from quantkit.fuse.activations import ACTIVATIONS, WIDE, lookup_table
 from quantkit.fuse.graph import Reject, constant
 from quantkit.fuse.opnames import OpName
 from quantkit.lower.context import NO_BUFFER, Lowering
@@ -18,6 +18,12 @@ from quantkit.types import QMAX, QMIN, QuantParams
 
 X_PARAMS, W, W_SCALE, BIAS, AFTER_BIAS = 1, 3, 4, 6, 8
 """Positions of a weighted node's inputs; r and its parameters, then the pre pair, then the y pair follow."""
+HARD_SWISH, LEAKY_RELU = 1, 2
+"""qk_wide_activation of native/qk.h."""
+WIDE_ATTRIBUTES = {"scale": 1.0, "shift": 0.0, "alpha": 0.0}
+"""What wide activations have, and what its absence means."""
+REAL = QuantParams(1.0, 0)
+"""Steps of 1: what the sums in front of a wide activation are scaled to."""
 
 
 def activation_attributes(node: ir.Node, activation: str) -> dict[str, float]:
@@ -41,7 +47,11 @@ def clamp_bounds(node: ir.Node, activation: str, y: QuantParams) -> tuple[int, i
 
 
 def epilogue(node: ir.Node, name: OpName, after: int, context: Lowering) -> tuple[QuantParams, dict[str, Any]]:
-    """The parameters that accumulators are requantized to, and the fields low, high, zero_point and table."""
+    """The parameters that accumulators are requantized to, and the fields of qk_epilogue but for the residual's.
+
+    Behind a wide activation the parameters are REAL: sums are scaled to the values that they stand for."""
+    if name.is_wide:
+        return REAL, wide_fields(node, name.activation, context.params(node, after))
     if not name.is_lookup:
         y = context.params(node, after)
         low, high = clamp_bounds(node, name.activation, y)
@@ -51,6 +61,17 @@ def epilogue(node: ir.Node, name: OpName, after: int, context: Lowering) -> tupl
     table = lookup_table(name.activation, attributes, pre.scale, pre.zero_point, y.scale, y.zero_point)
     fields = {"zero_point": pre.zero_point, "low": QMIN, "high": QMAX, "table": np.frombuffer(table, np.uint8)}
     return pre, fields
+
+
+def wide_fields(node: ir.Node, activation: str, y: QuantParams) -> dict[str, Any]:
+    """The fields of qk_epilogue for an activation on the sums, to u8 with parameters y."""
+    attributes = activation_attributes(node, activation)
+    scale, shift, slope = (attributes.get(key, default) / y.scale for key, default in WIDE_ATTRIBUTES.items())
+    kind = LEAKY_RELU if activation == f"{WIDE}LeakyRelu" else HARD_SWISH
+    return {
+        "zero_point": y.zero_point, "low": QMIN, "high": QMAX, "activation": kind, "activation_scale": scale,
+        "activation_shift": shift, "slope": slope,
+    }  # fmt: skip
 
 
 def conv_geometry(node: ir.Node, name: OpName) -> dict[str, int]:

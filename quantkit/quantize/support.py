@@ -331,7 +331,7 @@ def static_form(node: ir.Node) -> StaticForm:
         form = FORMS[fused.base](node)
     elif fused is not None and fused.level == "float":
         data = [node.inputs[0], *node.inputs[3:]] if fused.is_weighted else list(node.inputs)
-        form = StaticForm(fused.at("static"), tuple(data), (), {k: a.value for k, a in node.attributes.items()})  # type: ignore[arg-type]
+        form = StaticForm(fused.at("static").widened, tuple(data), (), {k: a.value for k, a in node.attributes.items()})  # type: ignore[arg-type]
     elif node.domain == "" and node.op_type in FORMS:
         form = FORMS[node.op_type](node)
     else:

@@ -42,6 +42,8 @@ ACTIVATION_BODIES |= {
     "scaled = Mul(plain, scale) a = Add(scaled, shift)"
     for name in WITH_AFFINE
 }
+ON_SUMS = {f"Wide{name}": ACTIVATION_BODIES[name] for name in ("HardSwish", "HardSwishAffine", "LeakyRelu")}
+"""Evaluated before anything is rounded, behind weights only."""
 ACTIVATION_ATTRIBUTES = {
     "Clip": {"min": -0.5, "max": 1.5},
     "LeakyRelu": {"alpha": 0.1},
@@ -50,19 +52,23 @@ ACTIVATION_ATTRIBUTES = {
     "Celu": {"alpha": 1.3},
     "HardSigmoid": {"alpha": 0.15, "beta": 0.4},
     **{f"{name}Affine": {"scale": 0.8, "shift": 0.1} for name in WITH_AFFINE},
+    "WideHardSwishAffine": {"scale": -0.7, "shift": 0.1},
+    "WideLeakyRelu": {"alpha": 0.1},
 }
 
 
 def finish(activation: str) -> str:
     """From the float value v to y; a lookup activation passes through the pre pair."""
-    pre = "" if activation in CLAMPING else "p = QuantizeLinear(v0, ps, pz) v = DequantizeLinear(p, ps, pz)"
-    first = "v = Identity(v0)" if activation in CLAMPING else pre
-    return f"{first} {ACTIVATION_BODIES[activation]} y = QuantizeLinear(a, ys, yz)"
+    if activation in CLAMPING or activation in ON_SUMS:
+        first = "v = Identity(v0)"
+    else:
+        first = "p = QuantizeLinear(v0, ps, pz) v = DequantizeLinear(p, ps, pz)"
+    return f"{first} {(ACTIVATION_BODIES | ON_SUMS)[activation]} y = QuantizeLinear(a, ys, yz)"
 
 
 def target_pairs(activation: str, step: float) -> dict[str, np.ndarray]:
     """y (and pre) pairs: the pre step is finer than y's, so one step there is at most one step of y."""
-    if activation in CLAMPING:
+    if activation in CLAMPING or activation in ON_SUMS:
         return pair("y", step, 117)
     return pair("p", step, 130) | pair("y", 1.25 * step, 101)
 
@@ -148,7 +154,7 @@ def test_conv_agrees_with_onnxruntime(name: str) -> None:
     assert_within_one_step(case)
 
 
-@pytest.mark.parametrize("activation", [a for a in ACTIVATION_BODIES if a not in JUMPING])
+@pytest.mark.parametrize("activation", [*(a for a in ACTIVATION_BODIES if a not in JUMPING), *ON_SUMS])
 @pytest.mark.parametrize("add", [False, True])
 def test_conv_with_residual_and_activation_agrees_with_onnxruntime(activation: str, add: bool) -> None:
     rng = np.random.default_rng(2)
@@ -165,7 +171,7 @@ def test_conv_with_residual_and_activation_agrees_with_onnxruntime(activation: s
     assert_within_one_step(case)
 
 
-@pytest.mark.parametrize(("add", "activation"), [(False, ""), (True, "Relu"), (False, "Gelu"), (False, "Clip")])
+@pytest.mark.parametrize(("add", "activation"), [(False, ""), (True, "Relu"), (False, "Gelu"), (True, "WideHardSwish")])
 def test_gemm_and_matmul_agree_with_onnxruntime(add: bool, activation: str) -> None:
     rng = np.random.default_rng(3)
     suffix = f"{'Add' if add else ''}{activation}"

@@ -6,10 +6,12 @@ and rounding comes before the clamp.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from quantkit.execute._engine import lib
 
 Array = np.ndarray[Any, Any]
 
@@ -69,12 +71,27 @@ def requantize(
     residual_zero_point: int = 0,
     residual_multiplier: float = 0.0,
     table: Array | None = None,
+    wide: Mapping[str, Any] | None = None,
 ) -> Array:
-    """u8: clamp(rne(f32(acc) * m [+ f32(r - zp_r) * m_r]) + zero_point, low, high), then the table."""
+    """u8: clamp(rne(f32(acc) * m [+ f32(r - zp_r) * m_r]) + zero_point, low, high), then the table.
+
+    wide: the fields of qk_epilogue for an activation of the float32 value before it is rounded.
+    """
     value = acc.astype(np.float32) * multiplier.astype(np.float32)
     if residual is not None:
         centred = (residual.astype(np.int64) - residual_zero_point).astype(np.float32)
         value = value + centred * np.float32(residual_multiplier)
+    if wide:
+        value = _activated(value, wide)
     assert value.dtype == np.float32
     q = np.clip(np.rint(value.astype(np.float64)) + zero_point, low, high).astype(np.uint8)
     return q if table is None else table[q]
+
+
+def _activated(v: Array, wide: Mapping[str, Any]) -> Array:
+    """float32, every step rounded: HardSwish or LeakyRelu, scaled and shifted."""
+    scale = np.float32(wide["activation_scale"])
+    factor = np.where(v < 0, np.float32(wide.get("slope", 0)), scale)
+    if wide["activation"] == lib.QK_HARD_SWISH:
+        factor = np.clip(v * (scale / np.float32(6)) + scale * np.float32(0.5), *sorted((np.float32(0), scale)))
+    return v * factor + np.float32(wide.get("activation_shift", 0))

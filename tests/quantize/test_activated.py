@@ -90,7 +90,7 @@ def test_a_tensor_that_others_read_keeps_its_range():
     assert cut == ["g/pre_activation"]
 
 
-@pytest.mark.parametrize("activation", ["HardSigmoid<alpha=0.1666667,beta=0.5>(c)", "HardSwish(c)"])
+@pytest.mark.parametrize("activation", ["HardSigmoid<alpha=0.1666667,beta=0.5>(c)", "Sigmoid(c)"])
 def test_balanced_is_nearer_where_activations_saturate(activation):
     body = f"c = Conv<{CONV}>(x,w,b) h = {activation} y = Conv<{CONV}>(h,v)"
     bias = np.float32([-40.0, 0.0, 3.0, -60.0])
