@@ -39,10 +39,12 @@ def test_a_transposed_convolution_is_native(case):
     check_native(network(*CASES[case], tail="y = Identity(t)"), ["QConvTransposeFloat"], X)
 
 
-def test_a_table_behind_it_and_a_convolution_after_it():
-    tail = f"s = HardSwish(t) y = Conv<{POINT}>(s, v)"
+@pytest.mark.parametrize(("activation", "op_type"), [("Tanh", "QConvTransposeTanh"),
+                                                     ("HardSwish", "QConvTransposeWideHardSwish")])  # fmt: skip
+def test_an_activation_behind_it_and_a_convolution_after_it(activation, op_type):
+    tail = f"s = {activation}(t) y = Conv<{POINT}>(s, v)"
     proto = network("strides=[2,2]", (8, 5, 2, 2), tail, v=(4, 5, 1, 1))
-    check_native(proto, ["QConvTransposeHardSwish", "QConvFloat"], X)
+    check_native(proto, [op_type, "QConvFloat"], X)
 
 
 def test_one_spatial_dimension():
