@@ -12,6 +12,8 @@ import onnx_ir as ir
 from quantkit.fuse.graph import is_standard, new_initializer, scalar
 from quantkit.types import Decision
 
+_INT64 = ir.TensorType(ir.DataType.INT64)
+
 
 def _symbols(graph: ir.Graph) -> dict[str, tuple[ir.Value, int]]:
     """The name of a symbolic dimension -> (graph input, axis) that has it first."""
@@ -48,9 +50,10 @@ def read_sizes_from_inputs(model: ir.Model) -> list[Decision]:
             continue
         source, axis = symbols[dim.value]
         shape = ir.node("Shape", [source], name=f"{node.name}/Shape")
-        shape.outputs[0].name = f"{node.name}/Shape_output"
+        made = shape.outputs[0]
+        made.name, made.type, made.shape = f"{node.name}/Shape_output", _INT64, ir.Shape([len(source.shape or ())])
         graph.insert_before(node, shape)
-        node.replace_input_with(0, shape.outputs[0])
+        node.replace_input_with(0, made)
         node.replace_input_with(1, _same_rank(graph, node, axis))
         decisions.append(Decision("fuse", "rewritten", node.name or "", f"size {dim.value} read from {source.name}"))
     for node in reversed(list(graph)):
