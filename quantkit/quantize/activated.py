@@ -20,7 +20,7 @@ from quantkit.observe import TensorStatistics
 from quantkit.quantize.qparams import params_from_range, quantize_array
 from quantkit.quantize.select import Selection
 from quantkit.quantize.support import StaticForm
-from quantkit.types import Range
+from quantkit.types import QuantParams, Range
 
 POINTS = 1025
 """At which the activation is evaluated, from end to end of the range."""
@@ -89,6 +89,7 @@ class _TwoRoundings:
         self.points = ((bins[:, None] + (np.arange(PARTS) + 0.5) / PARTS) * seen.width).reshape(-1)
         self.share = np.repeat(counts / (PARTS * seen.counted), PARTS)
         self.wanted = self._values(self.points)
+        self._input: tuple[QuantParams, np.ndarray, np.ndarray] | None = None
 
     def _values(self, x: np.ndarray) -> np.ndarray:
         return np.array([self.row.evaluate(float(v), self.attributes) for v in x])
@@ -96,12 +97,21 @@ class _TwoRoundings:
     def cost(self, ranges: tuple[Range, Range]) -> float:
         """Mean square of the output's error, and of its local mean with a weight, for (input, output) ranges."""
         x, y = (params_from_range(span) for span in ranges)
-        levels = self._values((np.arange(256) - x.zero_point) * x.scale)
+        levels, places = self._rounded_input(x)
         table = (np.clip(np.rint(levels / y.scale) + y.zero_point, 0, 255) - y.zero_point) * y.scale
-        error = table[quantize_array(self.points, x)] - self.wanted
+        error = table[places] - self.wanted
         width = max(1, min(round(LOCAL_STEPS * x.scale / self.spacing), len(error)))
         local = np.convolve(error, np.full(width, 1.0 / width), mode="same")
         return float((np.square(error) + MEAN_WEIGHT * np.square(local)) @ self.share)
+
+    def _rounded_input(self, x: QuantParams) -> tuple[np.ndarray, np.ndarray]:
+        """(the activation of the 256 inputs, which of them each point is rounded to); half of the candidates share
+        the first one's."""
+        if self._input is not None and self._input[0] == x:
+            return self._input[1:]
+        found = x, self._values((np.arange(256) - x.zero_point) * x.scale), quantize_array(self.points, x)
+        self._input = self._input or found
+        return found[1:]
 
 
 def needed_range(name: str, attributes: Mapping[str, float], seen: Range, tolerance: float) -> Range:
