@@ -125,12 +125,14 @@ def fused_float(model: Any, int8: Any = None) -> onnx.ModelProto:
 
     from quantkit.fuse.expand import expand
     from quantkit.load import load
+    from quantkit.load.parts import with_whole_paths
     from quantkit.quantize.equalize import EQUALIZED_KEY, from_json, show_equalized
 
     expanded = expand(fused_model(model, partial=True)[0])
     record = None if int8 is None else load(getattr(int8, "model", int8)).metadata_props.get(EQUALIZED_KEY)
     if record is not None:
         show_equalized(expanded, from_json(record))
+    with_whole_paths(expanded)
     return ir.to_proto(expanded)
 
 

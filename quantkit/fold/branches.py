@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from quantkit.fold.cleanup import forget_captured
 from quantkit.fold.editing import (
     constant,
     decide,
@@ -40,6 +41,7 @@ def _take(node: ir.Node) -> Decision | None:
         identity.name = unused_node_name(graph, f"{node.name}_{output.name}")
         graph.insert_before(node, identity)
         output.replace_all_uses_with(kept, replace_graph_outputs=True)
+    forget_captured(node)
     graph.remove(node, safe=True)
     return decision
 

@@ -18,18 +18,18 @@ def remove_unused_nodes(graph: ir.Graph) -> int:
         else:
             needed.update(value for value in (*node.inputs, *captured(node)) if value is not None)
     for node in unused:
-        for value in captured(node):
-            _forget(value, node)
+        forget_captured(node)
         graph.remove(node, safe=True)
     return len(unused)
 
 
-def _forget(value: ir.Value, owner: ir.Node) -> None:
-    """Takes a value out of the inputs of the nodes in the bodies of `owner`."""
+def forget_captured(owner: ir.Node) -> None:
+    """Takes what the bodies of a node that goes read from outside out of their inputs: it has a use less."""
+    outside = set(captured(owner))
     for body in (a.as_graph() for a in owner.attributes.values() if a.type == ir.AttributeType.GRAPH):
         for node in body.all_nodes():
             for index, given in enumerate(node.inputs):
-                if given is value:
+                if given in outside:
                     node.replace_input_with(index, None)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -19,6 +20,16 @@ def copied(model: ir.Model) -> ir.Model:
     )  # fmt: skip
     copy.meta.update(model.meta)
     return copy
+
+
+def with_whole_paths(model: ir.Model) -> None:
+    """Gives external weights the whole path of their file, in place: a ModelProto has no folder to look for it in."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            path = Path(tensor.path).resolve()
+            value.const_value = ir.ExternalTensor(path, tensor.offset, tensor.length, tensor.dtype,
+                                                  shape=tensor.shape, name=tensor.name or "")  # fmt: skip
 
 
 def submodel(model: ir.Model, nodes: Sequence[ir.Node], inputs: Iterable[ir.Value], outputs: Iterable[ir.Value]
@@ -63,15 +74,19 @@ def body_model(model: ir.Model, body: ir.Graph) -> ir.Model:
 
 
 def captured(node: ir.Node) -> list[ir.Value]:
-    """Values of the outer graph that the node's subgraphs (If, Loop, Scan) use."""
-    found = []
-    for attribute in node.attributes.values():
-        graphs = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else []
-        for graph in graphs:
-            local = {out for n in graph.all_nodes() for out in n.outputs} | set(graph.inputs)
-            local |= set(graph.initializers.values())
-            found += [v for n in graph.all_nodes() for v in n.inputs if v is not None and v not in local]
-    return found
+    """Values of the outer graph that the node's subgraphs (If, Loop, Scan), and those inside them, use."""
+    inside = list(_subgraphs([node]))
+    local = {out for graph in inside for n in graph for out in n.outputs}
+    local |= {v for graph in inside for v in (*graph.inputs, *graph.initializers.values())}
+    return [v for graph in inside for n in graph for v in n.inputs if v is not None and v not in local]
+
+
+def _subgraphs(nodes: Iterable[ir.Node]) -> Iterator[ir.Graph]:
+    for node in nodes:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield attribute.as_graph()
+                yield from _subgraphs(attribute.as_graph())
 
 
 def _copied(node: ir.Node, mapped: Callable[[ir.Value | None], Any]) -> ir.Node:

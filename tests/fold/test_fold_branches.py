@@ -50,3 +50,16 @@ def test_a_computed_condition_stays():
     model, decisions = folded(proto, take_known_branches)
     assert op_types(model)[-1] == "If"
     assert decisions == []
+
+
+def test_what_only_the_dropped_branch_read_goes_as_well():
+    body = """
+    a = Sigmoid(x)
+    t = Transpose<perm = [1, 0]>(x)
+    y = If<then_branch = p () => (float[N,4] r) { r = Relu(a) },
+           else_branch = e () => (float[N,4] q) { s = Shape(t) m = Sum(a, a) u = Transpose<perm = [1, 0]>(t)
+             n = If<then_branch = f () => (float[N,4] v) { v = Neg(u) },
+                    else_branch = g () => (float[N,4] w) { w = Identity(t) }>(k) q = Add(m, n) }>(k)
+    """
+    model, _ = folded(build("(float[N,4] x) => (float[N,4] y)", body, k=np.array(True)))
+    assert op_types(model) == ["Sigmoid", "Relu"]

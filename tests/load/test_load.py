@@ -332,3 +332,17 @@ def test_infer_shapes_keeps_graph_outputs_as_declared():
     model = load(conv_model())
     infer_shapes(model)
     assert output_specs(model)[0].shape == ("N", 4, 6, 6)
+
+
+def test_what_nested_bodies_make_for_themselves_is_not_read_from_outside():
+    from quantkit.load.parts import captured
+
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[2] x, bool k, int64 n) => (float[2] y) {
+      a = Neg(x)
+      y = If (k) <then_branch = t () => (float[2] r) {
+            go = Constant<value_int = 1>() on = Cast<to = 9>(go)
+            r = Loop (n, on, a) <body = b (int64 i, bool c, float[2] h) => (bool d, float[2] o) {
+              d = Identity(c) o = Add(h, x) }> },
+          else_branch = e () => (float[2] q) { q = Neg(a) }> }"""
+    (branching,) = (node for node in load(onnx.parser.parse_model(text)).graph if node.op_type == "If")
+    assert {value.name for value in captured(branching)} == {"a", "n", "x"}

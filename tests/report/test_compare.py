@@ -187,3 +187,11 @@ def test_models_with_other_inputs_are_refused_with_both_shapes(digits):
     other = model("output = Relu(input)", {}, inputs="float[1,3,8,8] input", outputs="float[1,3,8,8] output")
     with pytest.raises(ModelError, match=r"FP32 takes input 1x3x8x8; INT8 takes input \S+x1x32x32"):
         compare(other, digits.int8, digits.test)
+
+
+def test_the_layers_of_a_model_with_external_weights_are_compared_from_any_folder(digits, feeds, tmp_path, monkeypatch):
+    proto = onnx.load(digits.fp32)
+    onnx.save(proto, tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    monkeypatch.chdir(tmp_path.parent)
+    result = pipeline.compare(tmp_path / "net.onnx", digits.int8, feeds[:8], seconds=0, threads=1)
+    assert result.layers
