@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # what typing has, without its import: the sooner Ctrl-C is caught
 if TYPE_CHECKING:
+    from typing import Any
+
     from quantkit.errors import QuantkitError
     from quantkit.execute import Session
     from quantkit.pipeline import ModelResult, calibrate, compare, convert, quantize

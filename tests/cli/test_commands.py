@@ -309,3 +309,18 @@ def test_a_model_without_anything_to_quantize_is_saved_and_said_to_be_fp32(tmp_p
     assert run("quantize", model, "--data", tmp_path / "x.npy") == 0
     assert "warning: nothing in" in capsys.readouterr().err
     assert (tmp_path / "softmax.int8.onnx").is_file()
+
+
+def test_ctrl_c_while_the_program_is_still_being_imported_ends_in_a_line_too():
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'click': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from quantkit.__main__ import start\n"
+        "sys.exit(start())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code, "--help"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "quantkit: interrupted; nothing partial was left behind\n")
