@@ -151,6 +151,12 @@ def _resize_sizes(x: np.ndarray, attributes: Attributes, sizes: np.ndarray, *, f
     return _interpolated(x, attributes, factors, sizes.tolist())
 
 
+def resize_like(x: np.ndarray, like: np.ndarray, attributes: Attributes) -> list[np.ndarray]:
+    """[u8 [N, C, H, W] of `x` resized to the spatial sizes of `like`]."""
+    sizes = np.array([*x.shape[:2], *like.shape[2:]])
+    return _resize_sizes(x, attributes, sizes, fill=np.zeros(0))
+
+
 MOVES: dict[str, Move] = {
     "Reshape": _reshape,
     "Flatten": _flatten,

@@ -23,7 +23,7 @@ from quantkit.execute.oracle_arithmetic import (
     quantize_linear,
     requantize,
 )
-from quantkit.execute.oracle_moves import MOVES, VARIADIC_MOVES
+from quantkit.execute.oracle_moves import MOVES, VARIADIC_MOVES, resize_like
 from quantkit.execute.oracle_rows import ROWS
 from quantkit.types import QuantParams
 
@@ -329,6 +329,7 @@ def _build_table() -> dict[str, OpFunction]:
     table |= {f"Q{base}{a}": partial(_binary, base, a) for base in BINARIES for a in activations}
     table |= {f"Q{a}": partial(_unary, a) for a in activations if a}
     table |= {f"Q{name}": partial(_moved, move) for name, move in MOVES.items()}
+    table["QResizeLike"] = lambda a, inputs: resize_like(inputs[0], inputs[3], a)
     table |= {f"Q{name}": function for name, function in ROWS.items()}
     return table
 

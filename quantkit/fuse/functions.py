@@ -34,6 +34,7 @@ ATTRIBUTES: dict[str, dict[str, ir.AttributeType]] = {
     "Transpose": {"perm": _INTS},
     "ResizeScales": {"mode": _STRING, "coordinate_transformation_mode": _STRING, "nearest_mode": _STRING},
     "ResizeSizes": {"mode": _STRING, "coordinate_transformation_mode": _STRING, "nearest_mode": _STRING},
+    "ResizeLike": {"mode": _STRING, "coordinate_transformation_mode": _STRING, "nearest_mode": _STRING},
     "DepthToSpace": {"blocksize": _INT, "mode": _STRING},
     "Gather": {"axis": _INT},
     "Concat": {"axis": _INT},
@@ -132,6 +133,8 @@ def emit_base(emit: Emitter, name: OpName, data: Sequence[ir.Value], extra: Sequ
         return emit("Resize", [data[0], None, extra[0]], own)
     if base == "ResizeSizes":
         return emit("Resize", [data[0], None, None, extra[0]], own)
+    if base == "ResizeLike":
+        return emit("Resize", [data[0], None, None, _sizes_like(emit, *data)], own)
     if base == "GroupNormalization":
         return _group_normalization(emit, data[0], extra, own)
     if base == "RMSNormalization" and emit.opset < RMS_OPSET:
@@ -148,6 +151,15 @@ def emit_activation(emit: Emitter, name: OpName, value: ir.Value, attributes: Ma
         return value
     row = ACTIVATIONS[name.activation]
     return row.body(emit, value, {k: attributes[k] for k in row.attributes})
+
+
+def _sizes_like(emit: Emitter, x: ir.Value, like: ir.Value) -> ir.Value:
+    """Batch and channels of x, then the spatial sizes of `like`."""
+    bounds = [emit("Constant", [], {"value_ints": [bound]}) for bound in (0, 2, 1 << 31)]
+    own, given = (
+        emit("Slice", [emit("Shape", [value], {}), *bounds[i : i + 2]], {}) for i, value in enumerate((x, like))
+    )
+    return emit("Concat", [own, given], {"axis": 0})
 
 
 def _transposed_weights(emit: Emitter, w: ir.Value, group: Any) -> ir.Value:
@@ -210,6 +222,8 @@ def _operands(name: OpName) -> list[str]:
     """The names of the activations that an op without weights takes."""
     if name.base == "Concat":
         return [f"x{i}" for i in range(name.count)]
+    if name.base == "ResizeLike":
+        return ["x", "like"]
     return ["a", "b"] if name.base in (*BINARY, *PRODUCTS) else ["x"]
 
 

@@ -24,7 +24,7 @@ PRODUCTS = ("ActivationMatMul",)
 """Matrix products of two activations; `MatMul` is the one with constant weights."""
 POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 MOVEMENT = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "ResizeScales", "ResizeSizes",
-            "DepthToSpace", "Gather")  # fmt: skip
+            "ResizeLike", "DepthToSpace", "Gather")  # fmt: skip
 VARIADIC = ("Concat", "Split")
 NORMALIZATIONS = ("LayerNormalization", "RMSNormalization", "GroupNormalization", "LRN")
 NAMED_NORMALIZATIONS = ("RMSNormalization", "GroupNormalization")

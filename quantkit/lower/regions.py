@@ -45,6 +45,7 @@ LOWERINGS: dict[str, LowerFunction] = {
     "DepthToSpace": movement.lower_depth_to_space,
     "ResizeScales": resize.lower_resize,
     "ResizeSizes": resize.lower_resize,
+    "ResizeLike": resize.lower_resize,
     "Gather": movement.lower_gather,
     "ActivationMatMul": products.lower_product,
     "PRelu": elementwise.lower_prelu,

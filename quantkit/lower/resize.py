@@ -51,18 +51,27 @@ def _linear_map(x: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(np.stack([below, weight], axis=1).astype(np.int32))
 
 
-def lower_resize(context: Lowering, node: ir.Node, name: OpName) -> None:
-    """Nearest neighbour by maps of indices, linear by maps of indices and weights."""
-    x, pitch = context.pixels(context.view(node.inputs[0]))
+def _sizes(context: Lowering, node: ir.Node, name: OpName, dims: tuple[int, ...]) -> tuple[list[int], list[float]]:
+    """(dimensions of the output, its size over that of the input along each axis)."""
+    if name.base == "ResizeLike":
+        out = [*dims[:2], *context.view(node.inputs[3]).dims[2:]]
+        return out, [o / d for o, d in zip(out, dims, strict=True)]
     array = constant(node.inputs[3])
     assert array is not None
-    if name.base == "ResizeScales":
-        scales = [float(s) for s in array]
-        dims = [math.floor(d * s) for d, s in zip(x.dims, scales, strict=True)]
-    else:
-        dims = [int(d) for d in array]
-        scales = [o / d for o, d in zip(dims, x.dims, strict=True)]
-    dims[0] = x.dims[0]
+    if name.base == "ResizeSizes":
+        out = [dims[0], *(int(d) for d in array[1:])]
+        return out, [o / d for o, d in zip(out, dims, strict=True)]
+    scales = [float(s) for s in array]
+    return [dims[0], *(math.floor(d * s) for d, s in zip(dims[1:], scales[1:], strict=True))], scales
+
+
+def lower_resize(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """u8 [N, C, H, W] -> u8 with other H and W, by constant scales or sizes, or the H and W of a tensor `like`.
+
+    Nearest neighbour by maps of indices, linear by maps of indices and weights. ONNX Resize-19.
+    """
+    x, pitch = context.pixels(context.view(node.inputs[0]))
+    dims, scales = _sizes(context, node, name, x.dims)
     mode = node.attributes["coordinate_transformation_mode"].as_string()
     coordinates = {i: _source_coordinates(x.dims[i], dims[i], scales[i], mode) for i in (2, 3)}
     linear = node.attributes["mode"].as_string() == "linear"

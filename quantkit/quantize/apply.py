@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.fold.cleanup import remove_unused_nodes
 from quantkit.fuse.expand import expand_in_place, pre_activation_name
 from quantkit.fuse.functions import EXTRA_INPUTS, body_attributes, function_for
 from quantkit.fuse.graph import constant, given_params, new_initializer, quantkit_name
@@ -157,6 +158,8 @@ def apply(model: ir.Model, selection: Selection, params: Mapping[str, QuantParam
     for node, form in selection.forms.items():
         writer.write(node, form, weights.get(node))
     model.graph.remove(list(reversed(selection.forms)), safe=True)
+    if any(form.name.base == "ResizeLike" for form in selection.forms.values()):
+        remove_unused_nodes(model.graph)  # what worked out the sizes
     for value, name in writer.successors:
         value.name = name
     expand_in_place(model)  # fused ops that stayed FP32

@@ -18,6 +18,7 @@ from quantkit.fuse.functions import ATTRIBUTES
 from quantkit.fuse.graph import Reject, constant, layers_in_bodies, quantkit_name, scalar
 from quantkit.fuse.opnames import MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
 from quantkit.fuse.patterns import activation_of
+from quantkit.quantize.sizes import measured_tensor
 
 MAX_DEPTH = ((1 << 31) - 1) // 255**2
 """Products of two differences of bytes that surely fit an int32."""
@@ -166,7 +167,8 @@ def _resize(node: ir.Node) -> StaticForm:
             if list(array[:2]) != [1, 1] and (base == "ResizeScales" or array[1] != node.inputs[0].shape[1]):  # type: ignore[union-attr,index]
                 raise Reject("batch or channels are resized")
             return StaticForm(OpName(base), (node.inputs[0],), (array,), attributes, True)  # type: ignore[arg-type]
-    raise Reject("scales or sizes are computed at run time")
+    data = (node.inputs[0], measured_tensor(node))
+    return StaticForm(OpName("ResizeLike"), data, (), attributes, True)  # type: ignore[arg-type]
 
 
 def _concat(node: ir.Node) -> StaticForm:

@@ -357,8 +357,15 @@ def test_nearest_resize_equals_onnxruntime(nearest: str, coordinates: str, facto
     x_triple, y_pair = triple("x", x, 0.02, 55), pair("y", 0.02, 55)
     by_scales = OneOp("QResizeScales", edges.format(references, "v, , scales"), x_triple | scales | y_pair, attributes)
     by_sizes = OneOp("QResizeSizes", edges.format(references, "v, , , sizes"), x_triple | sizes | y_pair, attributes)
-    assert_equal_bytes(by_scales)
-    assert_equal_bytes(by_sizes)
+    sized = "o = Shape(v) n = Shape(u) b = Slice(o, zero, two) s = Slice(n, two, four) t = Concat<axis = 0>(b, s) "
+    bounds = (
+        "zero = Constant<value_ints = [0]>() two = Constant<value_ints = [2]>() four = Constant<value_ints = [4]>() "
+    )
+    other = "u = DequantizeLinear(like, ls, lz) " + bounds + edges.replace("a = ", sized + "a = ")
+    like = {"like": np.zeros((3, 1, *sizes["sizes"][2:]), np.uint8), **pair("l", 0.5, 3)}
+    by_like = OneOp("QResizeLike", other.format(references, "v, , , t"), x_triple | like | y_pair, attributes)
+    for case in (by_scales, by_sizes, by_like):
+        assert_equal_bytes(case)
 
 
 def test_split_equals_onnxruntime() -> None:
