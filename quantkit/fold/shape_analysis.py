@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -14,6 +16,34 @@ from quantkit.fold.symbolic import Dim, Size, symbol
 LONGEST_ANNOTATION = 100
 """Longer expressions tell nobody anything: such a dimension is written as unknown."""
 
+Known = tuple[int, tuple[int | str, ...] | None, tuple[str, tuple[int, ...], bytes] | None]
+"""Of an input: element type, dimensions (a symbol is its name), and its dtype, shape and bytes where it is small and
+known."""
+
+
+@lru_cache(maxsize=1 << 14)
+def infer_types(domain: str, op_type: str, versions: tuple[tuple[str, int], ...], outputs: int,
+                attributes: tuple[bytes, ...], inputs: tuple[Known | None, ...]
+                ) -> list[onnx.TypeProto | None]:  # fmt: skip
+    """Types of a node's outputs by ONNX's rule for its op: kept, since blocks repeat and every pass asks again.
+
+    attributes: serialized AttributeProtos. Raises what onnx raises for an op that it does not know, or wrong inputs.
+    """
+    names = ["" if known is None else f"x{i}" for i, known in enumerate(inputs)]
+    node = onnx.NodeProto(domain=domain, op_type=op_type, input=names, output=[f"y{i}" for i in range(outputs)])
+    node.attribute.extend(onnx.AttributeProto.FromString(data) for data in attributes)
+    types, data = {}, {}
+    for name, known in zip(names, inputs, strict=True):
+        if known is not None:
+            types[name] = onnx.helper.make_tensor_type_proto(known[0], known[1])
+            if known[2] is not None:
+                dtype, shape, content = known[2]
+                data[name] = onnx.numpy_helper.from_array(np.frombuffer(content, dtype).reshape(shape), name)
+    schema = onnx.defs.get_schema(op_type, dict(versions).get(domain, 1), domain)
+    imports = [onnx.helper.make_opsetid(*version) for version in versions]
+    found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)
+    return [found.get(name) for name in node.output]
+
 
 class ShapeAnalysis:
     """Shapes and shape-valued tensors of the main graph, from its inputs' shapes and its constants.
@@ -23,7 +53,6 @@ class ShapeAnalysis:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self._imports = [onnx.helper.make_opsetid(domain, v) for domain, v in model.graph.opset_imports.items()]
         self._versions = dict(model.graph.opset_imports)
         self._dims: dict[ir.Value, tuple[Dim, ...]] = {}
         self._elements: dict[ir.Value, np.ndarray | None] = {}
@@ -123,39 +152,34 @@ class ShapeAnalysis:
         if any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()):
             return {}
         try:
-            schema = onnx.defs.get_schema(node.op_type, self._versions.get(node.domain, 1), node.domain)
-            types = {v.name or "": self._type_proto(v) for v in node.inputs if v is not None}
-            data = {v.name or "": t for v in node.inputs if v is not None and (t := self._tensor_proto(v)) is not None}
-            proto = ir.serde.serialize_node(node)
-            return onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=self._imports)
+            types = infer_types(
+                node.domain, node.op_type, tuple(self._versions.items()), len(node.outputs),
+                tuple(ir.serde.serialize_attribute(a).SerializeToString() for a in node.attributes.values()),
+                tuple(None if value is None else self._known(value) for value in node.inputs),
+            )  # fmt: skip
         except Exception:
             return {}
+        return {v.name or "": kind for v, kind in zip(node.outputs, types, strict=True) if kind is not None}
 
-    def _type_proto(self, value: ir.Value) -> onnx.TypeProto:
+    def _known(self, value: ir.Value) -> Known:
         dims, dtype = self.dims(value), self.dtype(value)
         if dtype is None:
             raise ValueError(f"{value.name} has no type")
-        if dims is None:
-            return onnx.helper.make_tensor_type_proto(int(dtype), None)
-        shown = []
-        for dim in dims:
-            if isinstance(dim, Size):
-                self._named.setdefault(str(dim), dim)
-            shown.append(dim if isinstance(dim, int) else str(dim))
-        return onnx.helper.make_tensor_type_proto(int(dtype), shown)
+        if dims is not None:
+            self._named.update({str(dim): dim for dim in dims if isinstance(dim, Size) and str(dim) not in self._named})
+        shown = None if dims is None else tuple(dim if isinstance(dim, int) else str(dim) for dim in dims)
+        array = self._array(value, dtype)
+        plain = array is not None and array.dtype.kind in "biuf"  # others have no name that numpy reads back
+        return int(dtype), shown, (array.dtype.str, array.shape, array.tobytes()) if plain else None  # type: ignore[union-attr]
 
-    def _tensor_proto(self, value: ir.Value) -> onnx.TensorProto | None:
+    def _array(self, value: ir.Value, dtype: ir.DataType) -> np.ndarray | None:
         """A small constant, or a tensor of which every element is known by now."""
-        elements, dtype = self.elements(value), self.dtype(value)
-        if elements is not None and dtype is not None and all(isinstance(e, int) for e in elements.flat):
-            array = elements.astype(dtype.numpy())
-        elif (
-            value.const_value is not None and value.is_initializer() and value.const_value.size <= shape_values.LARGEST
-        ):
-            array = value.const_value.numpy()
-        else:
-            return None
-        return onnx.numpy_helper.from_array(np.array(array), value.name)
+        elements = self.elements(value)
+        if elements is not None and all(isinstance(e, int) for e in elements.flat):
+            return np.array(elements.astype(dtype.numpy()))
+        if value.const_value is not None and value.is_initializer() and value.const_value.size <= shape_values.LARGEST:
+            return np.array(value.const_value.numpy())
+        return None
 
     def _parse(self, name: str, result: onnx.TypeProto) -> tuple[Dim, ...] | None:
         if not result.tensor_type.HasField("shape"):

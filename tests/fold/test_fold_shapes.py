@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quantkit.fold.constants import fold_constants
-from quantkit.fold.shape_analysis import ShapeAnalysis
+from quantkit.fold.shape_analysis import ShapeAnalysis, infer_types
 from quantkit.fold.shapes import fold_shapes
 from quantkit.load import load
 from tests.fold.fold_cases import array_of, build, folded, node_of, normal, op_types, refusals
@@ -268,3 +268,18 @@ def test_an_expand_to_fewer_dimensions_is_aligned_at_the_end():
     body = "s = Shape(x)\n w = Slice(s, v3, v4)\n a = Relu(x)\n y = Expand(a, w)"
     model, _ = folded(build("(float[N,3,H,W] x) => (float[N,3,H,W] y)", body, **SCALARS), symbols=SIZES)
     assert op_types(model) == ["Relu"]
+
+
+def test_equal_blocks_are_inferred_once_and_other_ones_anew():
+    """By op, attributes, input shapes and the elements that are known: names do not count."""
+    proto = build("(float[N,6,4,4] x) => (float[N,24,4,1] y)",
+                  "a = Transpose<perm=[0,2,1,3]>(x)\n b = Transpose<perm=[0,2,1,3]>(a)\n "
+                  "c = Transpose<perm=[0,2,1,3]>(b)\n"
+                  "y = Reshape(c, m)", m=ints(0, 24, 4, 1))  # fmt: skip
+    model = load(proto)
+    infer_types.cache_clear()
+    analysis = ShapeAnalysis(model)
+    assert [str(dim) for dim in analysis.dims(model.graph[1].outputs[0])] == ["N", "6", "4", "4"]
+    assert (infer_types.cache_info().misses, infer_types.cache_info().hits) == (3, 1)
+    ShapeAnalysis(model)
+    assert (infer_types.cache_info().misses, infer_types.cache_info().hits) == (3, 5)
