@@ -55,9 +55,8 @@ def mse_range(stats: TensorStatistics, config: QuantConfig) -> Range:
     whole = minmax_range(stats, config)
     if whole.low == whole.high or stats.counted == 0:
         return whole
-    counts, left, right = _filled_bins(stats)
-    density, edges = counts / (right - left), _Edges(left, right)
-    best = _best_fractions(whole, lambda bounds: _expected_error(bounds, density, edges), steps=MSE_STEPS, rounds=3)
+    edges, drops = _density_drops(*_filled_bins(stats))
+    best = _best_fractions(whole, lambda bounds: _expected_error(bounds, edges, drops), steps=MSE_STEPS, rounds=3)
     return _inside(best[0] * whole.low, best[1] * whole.high, whole)
 
 
@@ -135,33 +134,30 @@ def _filled_bins(stats: TensorStatistics) -> tuple[np.ndarray, np.ndarray, np.nd
     return stats.counts[filled].astype(np.float64), left, np.maximum(right, left + smallest)
 
 
-class _Edges:
-    """The edges of bins, each once: what the right one of a bin and the left one of the next share is computed once."""
+def _density_drops(counts: np.ndarray, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(edges of bins, each once; by how much the density, count / width, falls at each).
 
-    def __init__(self, left: np.ndarray, right: np.ndarray) -> None:
-        self.values = np.unique(np.concatenate([left, right]))
-        self._left, self._right = (np.searchsorted(self.values, side) for side in (left, right))
-        self._neighbours = len(self.values) == len(left) + 1
-
-    def differences(self, at: np.ndarray) -> np.ndarray:
-        """[n, edges] -> [n, bins]: that at the right edge less that at the left."""
-        return np.diff(at, axis=1) if self._neighbours else at[:, self._right] - at[:, self._left]
+    The integral of a function over bins, by their densities, is the sum of drop times antiderivative over edges.
+    """
+    edges, places = np.unique(np.concatenate([right, left]), return_inverse=True)
+    density = counts / (right - left)
+    return edges, np.bincount(places, np.concatenate([density, -density]), len(edges))
 
 
-def _expected_error(bounds: np.ndarray, density: np.ndarray, edges: _Edges) -> np.ndarray:
+def _expected_error(bounds: np.ndarray, edges: np.ndarray, drops: np.ndarray) -> np.ndarray:
     """float64 [candidates]: sum over bins of count * mean squared error, for ranges bounds[:, 0]..bounds[:, 1].
 
-    density: count / width of each bin. A few candidates at a time, so that they stay in the cache.
+    edges, drops: see _density_drops. A few candidates at a time, so that they stay in the cache.
     """
     span = bounds[:, 1] - bounds[:, 0]
     scale = np.where(span > 0, span, np.inf) / QMAX
     zero_point = np.rint(-bounds[:, 0] / scale)
     total = np.empty(len(bounds))
-    step = max(1, CACHED_VALUES // len(edges.values))
+    step = max(1, CACHED_VALUES // len(edges))
     for part in (slice(start, start + step) for start in range(0, len(bounds), step)):
-        u = edges.values / scale[part, np.newaxis]
+        u = edges / scale[part, np.newaxis]
         u += zero_point[part, np.newaxis]
-        total[part] = edges.differences(_error_integral(u)) @ density
+        total[part] = _error_integral(u) @ drops
     with np.errstate(invalid="ignore"):
         return np.where(span > 0, total * scale**3, np.inf)
 
