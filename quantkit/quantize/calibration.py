@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from quantkit.errors import CalibrationError, UsageError
 from quantkit.fuse.expand import expand
 from quantkit.load.parts import copied
 from quantkit.observe import (
-    Batch,
     CalibrationTable,
     Dataset,
     Preprocess,
@@ -26,14 +25,11 @@ from quantkit.observe import (
     open_data,
     preprocess_digest,
 )
-from quantkit.observe.runner import STREAM_BYTES
-from quantkit.observe.streamed import weight_bytes
 from quantkit.quantize.activated import around_activations
 from quantkit.quantize.apply import apply
-from quantkit.quantize.equalize import EQUALIZED_KEY, LAWS, equalize, to_json
+from quantkit.quantize.choose import CLOSE_DB, chosen_maker
 from quantkit.quantize.initial import (
     all_weights,
-    has_static_batch,
     macs_of,
     observed_tensors,
     table_ranges,
@@ -41,11 +37,10 @@ from quantkit.quantize.initial import (
     weighted_inputs,
 )
 from quantkit.quantize.layers import Layer
-from quantkit.quantize.means import means_as_convolutions
-from quantkit.quantize.measure import Fidelity, Samples
+from quantkit.quantize.measure import Fidelity
 from quantkit.quantize.methods import Choices, by_tensor
 from quantkit.quantize.qparams import params_from_range
-from quantkit.quantize.replay import Replay, halves
+from quantkit.quantize.replay import Replay
 from quantkit.quantize.runners import OpenInt8
 from quantkit.quantize.search import search
 from quantkit.quantize.select import Selection, select
@@ -59,14 +54,8 @@ DATA_KEY, SAMPLES_KEY = "quantkit.calibration.sha256", "quantkit.calibration.sam
 CONFIG_KEY = "quantkit.config"
 """Metadata: the QuantConfig that was asked for, as JSON."""
 DEFAULT_METHOD = "mse"
-CLOSE_DB = 1.0
-"""`best` also tunes the methods that measured within this of the first: tuning moves models by about as much."""
 DRAWS = 2
 """Draws of sampled positions that `best` tunes with, for each method."""
-EQUALIZE_DB = 0.5
-"""Equalization must gain this before the weights are tuned: draws of positions differ by as much afterwards."""
-EQUALIZE_UNJUDGED_DB = 6.0
-"""The same where all samples are needed for the ranges: only outlier channels explain such a gain."""
 MEASURED_SAMPLES = 32
 """Samples on which methods are compared: seconds of work, and the order of the methods shows."""
 
@@ -107,7 +96,9 @@ def calibrate_fused(model: ir.Model, selection: Selection, data: Any, config: Qu
             table.save(table_out)
         maker = Maker(model, selection, table.statistics, config, replay, threads, progress, open_int8)
         if config.effort != "fast" and open_int8 is not None:
-            maker = maker.equalized(open_int8, backend)
+            maker = chosen_maker(maker, backend)
+        elif config.method not in METHODS and open_int8 is not None:
+            maker.settle(*maker.measured_methods(open_int8))
         made = maker.reach(config.goal) if config.goal is not None and open_int8 is not None else maker.made()
     note = Decision("quantize", "calibrated", "model", f"{table.samples} samples, ranges by {maker.method}")
     made.model.metadata_props.update({
@@ -136,10 +127,7 @@ class Maker:
         self.method = config.method if config.method in METHODS else DEFAULT_METHOD
         self.base = self.method
         self.close_methods = [self.method]
-        if config.method not in METHODS and open_int8 is not None:
-            self.method = self.base = self._measured_method(open_int8)
-            if config.method == AUTO:
-                self._choose_by_tensor(open_int8)
+        self.mixture: Mapping[str, TensorStatistics] | None = None
 
     def plain(self, method: str, keep: Collection[str] = (), *, effort: str | None = None
               ) -> tuple[ir.Model, list[Layer], dict[str, float]]:  # fmt: skip
@@ -150,10 +138,12 @@ class Maker:
         copy = copied(self.model)
         selection = select(copy, lambda name: name not in self.chosen or name in keep)
         method_of = {tensor: self.choices.get(group, self.base) for tensor, group in self.selection.group_of.items()}
-        ranges = table_ranges(copy, selection, self.statistics, method_of if method == AUTO else method, self.config)
+        is_fast = (effort or self.config.effort) == "fast"
+        seen = self.statistics if is_fast or self.mixture is None else self.mixture
+        ranges = table_ranges(copy, selection, seen, method_of if method == AUTO else method, self.config)
         spans = selection.group_ranges(ranges)
-        if (effort or self.config.effort) != "fast":
-            spans = around_activations(selection, spans, self.statistics)
+        if not is_fast:
+            spans = around_activations(selection, spans, seen)
         params = {group: params_from_range(span) for group, span in spans.items()}
         layers = tunable_layers(selection)
         scales = {layer.name: params[selection.group_of[layer.source]].scale for layer in layers}
@@ -222,56 +212,25 @@ class Maker:
         made.model.metadata_props[GOAL_KEY] = json.dumps(found.record)
         return made
 
-    def equalized(self, open_int8: OpenInt8, backend: Any = None) -> Maker:
-        """The maker for the model equalized by the law that measures best; this one where none gains EQUALIZE_DB.
+    def settle(self, method: str, close: Sequence[str] = ()) -> None:
+        """Takes a method for the one of the model; `close`: those that `best` tunes as well. With AUTO asked for, each
+        tensor may get another."""
+        self.method = self.base = method
+        self.close_methods = [method, *(other for other in close if other != method)]
+        if self.config.method == AUTO and self.open_int8 is not None:
+            self._choose_by_tensor(self.open_int8)
 
-        Channels brought to their largest values seen are clipped one by one by larger ones: laws are judged on samples
-        that gave no range, where there are such.
-        """
-        if weight_bytes(self.model) > STREAM_BYTES:
-            return self  # equalized weights are copies
-        known, unseen = halves(self.replay.first(2 * MEASURED_SAMPLES), cut=not has_static_batch(self.model))
-        fidelity = Fidelity(self.expanded, unseen or known, self.threads)
-        config = replace(self.config, method=self.base)
-        scores = {}
-        for law in (None, *LAWS):
-            variant = self._by_law(law, known, config, backend)
-            if variant is None:
-                return self
-            scores[law] = fidelity.sqnr(variant.plain(self.base)[0], open_int8)
-        best = max(LAWS, key=lambda law: scores[law])
-        better = scores[best] >= scores[None] + (EQUALIZE_DB if unseen else EQUALIZE_UNJUDGED_DB)
-        listed = ", ".join(f"{law or 'none'} {db:.2f} dB" for law, db in scores.items())
-        note = Decision("quantize", "measured", "model", f"equalized by {best if better else 'none'}: {listed}")
-        made = self._by_law(best, self.replay, self.config, backend) if better else None
-        maker = made or self
-        maker.decisions.append(note)
-        return maker
-
-    def _by_law(self, law: str | None, samples: Samples, config: QuantConfig, backend: Any) -> Maker | None:
-        """The maker for the model equalized by a law (None: as it is), observed on `samples`; None where no channel is
-        free."""
-        copy = copied(self.model)
-        chosen = set(self.chosen)
-        if law is not None:
-            if config.per_channel:
-                chosen.update(means_as_convolutions(copy, lambda name: name in self.chosen))
-            done = equalize(copy, samples, law, self.threads)
-            if not done:
-                return None
-            copy.metadata_props[EQUALIZED_KEY] = to_json(done)
-        selection = select(copy, lambda name: name not in chosen)
-        batches = [Batch(feeds, None, [f"row {row}" for row in range(valid)], valid) for feeds, valid in samples]
-        statistics = observe(expand(copy), observed_tensors(copy, selection), batches, backend=backend,
-                             channels=weighted_inputs(selection), threads=self.threads)  # fmt: skip
-        return Maker(copy, selection, statistics, config, self.replay, self.threads, self.progress, self.open_int8)
+    def like(self, model: ir.Model, selection: Selection, statistics: Mapping[str, TensorStatistics]) -> Maker:
+        """A maker of another model from the same samples."""
+        given = (self.config, self.replay, self.threads, self.progress, self.open_int8)
+        return Maker(model, selection, statistics, *given)
 
     def _tell(self, phase: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(phase, done, total)
 
-    def _measured_method(self, open_int8: OpenInt8) -> str:
-        """The method whose INT8 model is nearest to FP32 on some calibration samples."""
+    def measured_methods(self, open_int8: OpenInt8) -> tuple[str, list[str]]:
+        """(the method whose INT8 model is nearest to FP32 on some calibration samples, those within CLOSE_DB of it)."""
         fidelity = Fidelity(self.expanded, self.replay.first(MEASURED_SAMPLES), self.threads)
         scores: dict[str, float] = {}
         for method in METHODS:
@@ -279,10 +238,9 @@ class Maker:
             scores[method] = fidelity.sqnr(self.plain(method)[0], open_int8)
         self._tell("methods", len(scores), len(METHODS))
         best = max(METHODS, key=lambda method: scores[method])
-        self.close_methods = [method for method in METHODS if scores[method] > scores[best] - CLOSE_DB]
         listed = ", ".join(f"{name} {db:.2f} dB" for name, db in scores.items())
         self.decisions.append(Decision("quantize", "measured", "model", f"ranges by {best}: {listed}"))
-        return best
+        return best, [method for method in METHODS if scores[method] > scores[best] - CLOSE_DB]
 
     def _choose_by_tensor(self, open_int8: OpenInt8) -> None:
         """Sets choices, and method to AUTO, unless that measures worse on samples that took no part in the choice."""
@@ -294,7 +252,7 @@ class Maker:
             groups.setdefault(group, []).append(tensor)
         spans = {
             method: self.selection.group_ranges(
-                table_ranges(self.model, self.selection, self.statistics, method, self.config)
+                table_ranges(self.model, self.selection, self.mixture or self.statistics, method, self.config)
             )
             for method in METHODS
         }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.fuse.judged import judged_tensors
+from quantkit.fuse.judged import centred, judged_tensors, logits_of
 from quantkit.observe import FloatRunner
+from quantkit.quantize.apply import quantized_name
 from quantkit.quantize.runners import OpenInt8, Run
 from quantkit.types import Score
 
@@ -19,53 +20,107 @@ SILENT = 1e-30
 
 
 class Fidelity:
-    """The FP32 outputs of some samples, to be compared with those of INT8 models. Keeps outputs, not activations."""
+    """The FP32 outputs of some samples, to be compared with those of INT8 models. Keeps outputs, not activations.
 
-    def __init__(self, model: ir.Model, samples: Samples, threads: int | None,
-                 labels: np.ndarray | None = None) -> None:  # fmt: skip
-        self.names = judged_tensors(model.graph)
+    model: FP32 in standard ops. weights: what each batch counts for; 1 unless given. Batches for which FP32 itself is
+    not finite do not count.
+    names: the tensors compared, the outputs first, then those of which a Softmax makes an output.
+    """
+
+    def __init__(self, model: ir.Model, samples: Samples, threads: int | None, labels: np.ndarray | None = None, *,
+                 weights: Sequence[float] | None = None) -> None:  # fmt: skip
+        self.outputs = judged_tensors(model.graph)
+        self._logits = logits_of(model.graph, self.outputs)
+        self.names = list(dict.fromkeys([*self.outputs, *(logits.name for logits in self._logits.values())]))
         runner = FloatRunner(model, threads, expose=self.names)
         self._samples, self._labels = samples, labels
         self._wanted = [dict(zip(self.names, runner.run(feeds, self.names), strict=True)) for feeds, _ in samples]
+        self._weights = list(weights) if weights is not None else [1.0] * len(self._wanted)
+        for index, wanted in enumerate(self._wanted):
+            if not all(np.isfinite(y).all() for y in wanted.values() if y.dtype.kind == "f"):
+                self._weights[index] = 0.0
 
     def _outputs(self, run: Run) -> Iterator[tuple[dict[str, np.ndarray], ...]]:
+        """(FP32, INT8) float tensors of `names` of each batch, rows that fill it up left out."""
         for (feeds, valid), wanted in zip(self._samples, self._wanted, strict=True):
             got = run(feeds)
             floats = [n for n, y in wanted.items() if y.dtype.kind == "f" and n in got and got[n].shape == y.shape]
             yield {name: wanted[name][:valid] for name in floats}, {name: got[name][:valid] for name in floats}
 
     def sqnr(self, model: ir.Model, open_int8: OpenInt8) -> float:
-        """10 log10(sum y^2 / sum (y - y_int8)^2) in dB over all float outputs and samples."""
-        return self.score(model, open_int8).sqnr
+        """How near an INT8 model is, in dB, to choose between models by: see sqnr_of."""
+        return self.sqnr_of(self._opened(model, open_int8))
+
+    def sqnr_of(self, run: Run) -> float:
+        """10 log10(sum y^2 / sum (y - y_int8)^2) in dB over all float outputs and samples, by their weights.
+
+        Where a Softmax makes an output, y is what enters it, each row less its mean: the noise of probabilities is
+        that of the few rows that hesitate, and jumps from one model to the next.
+        """
+        signal = noise = 0.0
+        for weight, (wanted, got) in zip(self._weights, self._outputs(run), strict=True):
+            if weight:
+                y, y_int8 = self._smooth(wanted, got), self._smooth(got, got)
+                signal += weight * _power(y)
+                noise += weight * _power({name: y[name] - y_int8[name] for name in y})
+        return _decibels(signal, noise)
+
+    def _smooth(self, values: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs, logits instead of probabilities where `known` has them."""
+        found = {}
+        for name in self.outputs:
+            logits = self._logits.get(name)
+            if logits is not None and logits.name in known:
+                found[logits.name] = centred(values[logits.name], logits.axis)
+            elif name in known:
+                found[name] = values[name]
+        return found
 
     def score(self, model: ir.Model, open_int8: OpenInt8) -> Score:
-        """How near an INT8 model is: see score_of."""
-        return self.score_of(open_int8(model, self.names))
-
-    def score_of(self, run: Run) -> Score:
-        """How near what `run` gives is to FP32: SQNR over all float outputs; classes of the first of them, labels
-        where the samples have some."""
+        """How near an INT8 model is, as the user sees it: SQNR over all float outputs, probabilities as they are;
+        classes of the first of them, labels where the samples have some."""
         signal = noise = 0.0
         ours: list[np.ndarray] = []
         theirs: list[np.ndarray] = []
-        for wanted, got in self._outputs(run):
-            signal += _power(wanted)
-            noise += _power({name: wanted[name] - got[name] for name in wanted})
-            first = next(iter(wanted), None)
+        for wanted, got in self._outputs(self._opened(model, open_int8)):
+            outputs = [name for name in self.outputs if name in wanted]
+            signal += _power({name: wanted[name] for name in outputs})
+            noise += _power({name: wanted[name] - got[name] for name in outputs})
+            first = next(iter(outputs), None)
             axis = None if first is None else _class_axis(wanted[first])
             if first is not None and axis is not None:
                 theirs.append(wanted[first].argmax(axis).reshape(-1))
                 ours.append(got[first].argmax(axis).reshape(-1))
-        sqnr = 10.0 * float(np.log10(max(signal, SILENT) / max(noise, SILENT)))
+        sqnr = _decibels(signal, noise)
         if not ours:
             return Score(sqnr)
         int8, fp32 = np.concatenate(ours), np.concatenate(theirs)
         return Score(sqnr, float((int8 == fp32).mean()), self._drop(int8, fp32))
 
+    def _opened(self, model: ir.Model, open_int8: OpenInt8) -> Run:
+        """What runs an INT8 model, under FP32's names; logits that are u8 in it have another name there."""
+        made = {value.name for node in model.graph for value in node.outputs}
+        known = {name: name for name in self.outputs}
+        for name in self.names:
+            found = next((own for own in (name, quantized_name(name)) if own in made), None)
+            if found is not None:
+                known.setdefault(name, found)
+        run = open_int8(model, list(known.values()))
+
+        def renamed(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            got = run(feeds)
+            return {name: got[own] for name, own in known.items() if own in got}
+
+        return renamed
+
     def _drop(self, int8: np.ndarray, fp32: np.ndarray) -> float | None:
         if self._labels is None or self._labels.size != int8.size:
             return None
         return 100.0 * float((fp32 == self._labels).mean() - (int8 == self._labels).mean())
+
+
+def _decibels(signal: float, noise: float) -> float:
+    return 10.0 * float(np.log10(max(signal, SILENT) / max(noise, SILENT)))
 
 
 def _power(outputs: Mapping[str, np.ndarray]) -> float:

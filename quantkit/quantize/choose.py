@@ -1,0 +1,175 @@
+"""Which ranges and which equalization: judged on samples that gave no range, and on changed ones among them.
+
+The samples that an INT8 model meets are taken to be like those of the calibration, with a few of each of
+stress.FAMILIES: STRESS_WEIGHT of each to one of the others. What clips these loses by it here, not later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from quantkit.errors import CalibrationError
+from quantkit.fuse.expand import expand
+from quantkit.load.parts import copied
+from quantkit.observe import Batch, TensorStatistics, observe
+from quantkit.observe.runner import STREAM_BYTES
+from quantkit.observe.streamed import weight_bytes
+from quantkit.quantize.equalize import EQUALIZED_KEY, LAWS, equalize, to_json
+from quantkit.quantize.initial import has_static_batch, observed_tensors, weighted_inputs
+from quantkit.quantize.means import means_as_convolutions
+from quantkit.quantize.measure import Fidelity, Samples
+from quantkit.quantize.replay import halves
+from quantkit.quantize.select import select
+from quantkit.quantize.stress import FAMILIES, STRESSED_SAMPLES, Fed, mixed, stressed
+from quantkit.types import METHODS, Decision
+
+if TYPE_CHECKING:
+    from quantkit.quantize.calibration import Maker
+
+JUDGED_SAMPLES = 64
+"""Samples of which one half gives ranges and the other half judges them."""
+EQUALIZE_DB = 0.5
+"""Equalization must gain this before the weights are tuned: draws of positions differ by as much afterwards."""
+EQUALIZE_UNJUDGED_DB = 6.0
+"""The same where all samples are needed for the ranges: only outlier channels explain such a gain."""
+CLOSE_DB = 1.0
+"""`best` also tunes the methods that measured within this of the first: tuning moves models by about as much."""
+STRESS_WEIGHT = 0.1
+"""What the samples of a family count for beside the samples as they are."""
+CHANGED_EVERY = 2
+"""Of the batches that give ranges to be judged, each of so many gives ranges changed as well."""
+STRESS_EVERY = 3
+"""Of the batches that judge, each of so many judges changed as well."""
+
+
+def judge_of(maker: Maker, samples: Sequence[Fed]) -> Fidelity:
+    """The FP32 outputs of samples, and with their weight those of changed ones."""
+    parts = [(samples, 1.0)]
+    for family in FAMILIES:
+        few = stressed(samples, family)[::STRESS_EVERY]
+        parts.append((few, STRESS_WEIGHT * len(samples) / max(len(few), 1)))
+    fed = [batch for part, _ in parts for batch in part]
+    weights = [weight for part, weight in parts for _ in part]
+    return Fidelity(maker.expanded, fed, maker.threads, weights=weights)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Law of equalization (None: as it is), method of ranges, whether by the mixture, and what it measures in dB."""
+
+    law: str | None
+    method: str
+    is_mixed: bool
+    score: float
+
+    def __str__(self) -> str:
+        equalized = f"{self.law}, " if self.law else ""
+        return f"{equalized}{self.method}{' with stress' if self.is_mixed else ''} {self.score:.2f} dB"
+
+
+def chosen_maker(maker: Maker, backend: Any = None) -> Maker:
+    """The maker of the model by the method, the statistics and the law of equalization that measure best.
+
+    A law is taken if it gains EQUALIZE_DB. Channels brought to their largest values seen are clipped one by one by
+    larger ones: judged are samples that gave no range, where there are such.
+    """
+    known, unseen = halves(maker.replay.first(JUDGED_SAMPLES), cut=not has_static_batch(maker.model))
+    trial = _Trial(maker, known, judge_of(maker, unseen or known), backend)
+    plain = trial.best_of(None, trial.methods)
+    assert plain is not None
+    best = plain
+    if weight_bytes(maker.model) <= STREAM_BYTES:  # equalized weights are copies
+        best = trial.equalized(plain, EQUALIZE_DB if unseen else EQUALIZE_UNJUDGED_DB)
+    made = maker if best.law is None else variant(maker, best.law, maker.replay, backend)
+    assert made is not None
+    made.mixture = mixture_of(made, maker.replay.first(STRESSED_SAMPLES), backend) if best.is_mixed else None
+    chosen = f"ranges by {best.method}{' with stress' * best.is_mixed}, equalized by {best.law or 'none'}"
+    tried = ", ".join(map(str, trial.tried))
+    made.decisions.append(Decision("quantize", "measured", "model", f"{chosen}: {tried}"))
+    made.settle(best.method, [choice.method for choice in trial.tried if _is_close(choice, best)])
+    return made
+
+
+def _is_close(choice: Choice, best: Choice) -> bool:
+    """Whether tuning may change their order; with the same law and the same statistics."""
+    return (choice.law, choice.is_mixed) == (best.law, best.is_mixed) and choice.score > best.score - CLOSE_DB
+
+
+class _Trial:
+    """Measures choices: ranges from the samples `known`, the score by `judge`."""
+
+    def __init__(self, maker: Maker, known: Sequence[Fed], judge: Fidelity, backend: Any) -> None:
+        self.maker, self.known, self.judge, self.backend = maker, known, judge, backend
+        wanted = maker.config.method
+        self.methods = (wanted,) if wanted in METHODS else METHODS
+        self.tried: list[Choice] = []
+
+    def best_of(self, law: str | None, methods: Sequence[str], kinds: Sequence[bool] = (False, True)) -> Choice | None:
+        """The best of the methods with a law; kinds: without and with the mixture. None where no channel is free."""
+        made = variant(self.maker, law, self.known, self.backend)
+        if made is None:
+            return None
+        mixture = mixture_of(made, self.known[::CHANGED_EVERY], self.backend) if True in kinds else None
+        found = []
+        for is_mixed in kinds if mixture is not None else (False,):
+            made.mixture = mixture if is_mixed else None
+            found += [Choice(law, method, is_mixed, self._score(made, method)) for method in methods]
+        self.tried += [choice for choice in found if choice not in self.tried]
+        return max(found, key=lambda choice: choice.score)
+
+    def _score(self, made: Maker, method: str) -> float:
+        assert made.open_int8 is not None
+        return self.judge.sqnr(made.plain(method)[0], made.open_int8)
+
+    def equalized(self, plain: Choice, least_gain: float) -> Choice:
+        """The best law with the method of `plain`, then the best method with it; `plain` where it gains too little."""
+        kinds = (True,) if plain.is_mixed else (False, True)
+        found = []
+        for law in LAWS:
+            choice = self.best_of(law, (plain.method,), kinds)
+            if choice is None:
+                return plain
+            found.append(choice)
+        best = max(found, key=lambda choice: choice.score)
+        if len(self.methods) > 1:
+            best = self.best_of(best.law, self.methods, (best.is_mixed,)) or best
+        return best if best.score >= plain.score + least_gain else plain
+
+
+def variant(maker: Maker, law: str | None, samples: Samples, backend: Any) -> Maker | None:
+    """The maker for the model equalized by a law (None: as it is), observed on `samples`; None where no channel is
+    free."""
+    copy = copied(maker.model)
+    chosen = set(maker.chosen)
+    if law is not None:
+        if maker.config.per_channel:
+            chosen.update(means_as_convolutions(copy, lambda name: name in maker.chosen))
+        done = equalize(copy, samples, law, maker.threads)
+        if not done:
+            return None
+        copy.metadata_props[EQUALIZED_KEY] = to_json(done)
+    selection = select(copy, lambda name: name not in chosen)
+    statistics = observe(expand(copy), observed_tensors(copy, selection), _batches(samples), backend=backend,
+                         channels=weighted_inputs(selection), threads=maker.threads)  # fmt: skip
+    return maker.like(copy, selection, statistics)
+
+
+def mixture_of(maker: Maker, samples: Sequence[Fed], backend: Any) -> dict[str, TensorStatistics] | None:
+    """The maker's statistics and those of changed samples; None where nothing can be changed, or FP32 breaks by it."""
+    tensors = observed_tensors(maker.model, maker.selection)
+    parts = []
+    for family in FAMILIES:
+        fed = stressed(samples, family)
+        if not fed:
+            return None
+        try:
+            parts.append(observe(maker.expanded, tensors, _batches(fed), backend=backend, threads=maker.threads))
+        except CalibrationError:  # a flat sample divided by its deviation, say
+            return None
+    return mixed(maker.statistics, *parts)
+
+
+def _batches(samples: Samples) -> Iterator[Batch]:
+    return (Batch(feeds, None, [f"row {row}" for row in range(valid)], valid) for feeds, valid in samples)
