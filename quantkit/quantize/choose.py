@@ -36,7 +36,7 @@ EQUALIZE_UNJUDGED_DB = 6.0
 """The same where all samples are needed for the ranges: only outlier channels explain such a gain."""
 CLOSE_DB = 1.0
 """`best` also tunes the methods that measured within this of the first: tuning moves models by about as much."""
-STRESS_WEIGHT = 0.1
+STRESS_WEIGHT = 0.03
 """What the samples of a family count for beside the samples as they are."""
 CHANGED_EVERY = 2
 """Of the batches that give ranges to be judged, each of so many gives ranges changed as well."""

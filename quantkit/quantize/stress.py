@@ -20,6 +20,8 @@ Fed = tuple[dict[str, np.ndarray], int]
 
 LEVEL_TIMES = 3.0
 """How far a sample's mean is moved from that of all samples, in its own distance."""
+CONTRAST_POWER = 0.5
+"""By which power of its own ratio the contrast of a sample is moved further from the typical one."""
 FLAT_SHARE = 0.25
 """What is left of the differences from its own mean in a flat sample."""
 STRESSED_SAMPLES = 64
@@ -42,10 +44,10 @@ class _Sample:
 
 FAMILIES: Mapping[str, Callable[[_Sample], np.ndarray]] = {
     "level": lambda s: s.x + (LEVEL_TIMES - 1.0) * (s.own - s.mean),
-    "contrast": lambda s: s.own + s.contrast / s.typical * (s.x - s.own),
+    "contrast": lambda s: s.own + (s.contrast / s.typical) ** CONTRAST_POWER * (s.x - s.own),
     "flat": lambda s: s.own + FLAT_SHARE * (s.x - s.own),
 }
-"""How samples are changed: their means LEVEL_TIMES as far from that of all, the ratio of contrasts squared, flat."""
+"""How samples are changed: means LEVEL_TIMES as far from that of all, contrasts further from the typical one, flat."""
 
 
 def stressed(samples: Sequence[Fed], family: str) -> list[Fed]:
