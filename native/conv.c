@@ -24,3 +24,19 @@ conv_tail conv_copy_tail(const qk_conv_params *c, const uint8_t *in, int32_t ove
     memcpy(copy, unsafe, (size_t)((copied - 1) * c->in_pitch + c->in_c));
     return (conv_tail){unsafe, copy};
 }
+
+const uint8_t *conv_inputs_of_row(const qk_conv_params *c, const uint8_t *in, const uint8_t *padding, int64_t row,
+                                  uint8_t *to) {
+    const conv_window w = conv_window_of_row(c, row);
+    if (conv_taps(c) == 1) {
+        const uint8_t *pixel = conv_pixel(c, in, w, 0, 0);
+        return pixel ? pixel : padding;
+    }
+    uint8_t *tap = to;
+    for (int32_t tap_y = 0; tap_y < c->kernel_h; tap_y++)
+        for (int32_t tap_x = 0; tap_x < c->kernel_w; tap_x++, tap += c->in_c) {
+            const uint8_t *pixel = conv_pixel(c, in, w, tap_y, tap_x);
+            memcpy(tap, pixel ? pixel : padding, (size_t)c->in_c);
+        }
+    return to;
+}

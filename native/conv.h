@@ -67,6 +67,11 @@ static inline const uint8_t *conv_safe(conv_tail tail, const uint8_t *pixel) {
     return tail.unsafe && pixel >= tail.unsafe ? tail.copy + (pixel - tail.unsafe) : pixel;
 }
 
+/* The inputs of an output row, without groups: where they lie, or of several taps one after the other at `to`.
+ * padding: in_c bytes of in_zero_point. */
+const uint8_t *conv_inputs_of_row(const qk_conv_params *c, const uint8_t *in, const uint8_t *padding, int64_t row,
+                                  uint8_t *to);
+
 /* qk_kernel.valid of every conv kernel: the sizes that qk_conv_pack did not see. */
 int32_t qk_conv_valid(const qk_op *op);
 

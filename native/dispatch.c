@@ -49,20 +49,27 @@ static const qk_kernel *kernel_of_packed(const packed_header *header, qk_isa isa
     return rows[header->row].kernel;
 }
 
+/* The first row from `row` on that runs the op, ROW_COUNT if there is none. */
+static int32_t next_row(qk_isa isa, const qk_op *op, int32_t row) {
+    for (; row < ROW_COUNT; row++) {
+        const kernel_row *r = &rows[row];
+        if (r->op == op->kind && (usable[isa] >> r->isa & 1) && (!r->kernel->accepts || r->kernel->accepts(op)))
+            break;
+    }
+    return row;
+}
+
 const qk_kernel *qk_find_kernel(qk_isa isa, const qk_op *op, int32_t *row) {
     if ((uint32_t)isa >= QK_ISA_COUNT)
         return NULL;
     if (header_of(op))
         return kernel_of_packed(header_of(op), isa, row);
-    for (int32_t i = 0; i < ROW_COUNT; i++) {
-        const kernel_row *r = &rows[i];
-        if (r->op != op->kind || !(usable[isa] >> r->isa & 1) || (r->kernel->accepts && !r->kernel->accepts(op)))
-            continue;
-        if (row)
-            *row = i;
-        return r->kernel;
-    }
-    return NULL;
+    const int32_t found = next_row(isa, op, 0);
+    if (found == ROW_COUNT)
+        return NULL;
+    if (row)
+        *row = found;
+    return rows[found].kernel;
 }
 
 int32_t qk_kernel_count(void) {
@@ -113,8 +120,15 @@ static qk_conv_params without_weights(const qk_conv_params *conv) {
 int64_t qk_conv_packed_bytes(qk_isa isa, const qk_conv_params *conv) {
     const qk_conv_params unpacked = without_weights(conv);
     const qk_op op = {.kind = QK_CONV, .params = &unpacked};
-    const qk_kernel *kernel = geometry_is_valid(conv) ? qk_find_kernel(isa, &op, NULL) : NULL;
-    return kernel ? QK_PACKED_HEADER + qk_round_up(kernel->packed_bytes(conv), 64) : 0;
+    int64_t most = 0;
+    if ((uint32_t)isa >= QK_ISA_COUNT || !geometry_is_valid(conv))
+        return 0;
+    for (int32_t row = next_row(isa, &op, 0); row < ROW_COUNT; row = next_row(isa, &op, row + 1)) {
+        most = qk_max64(most, QK_PACKED_HEADER + qk_round_up(rows[row].kernel->packed_bytes(conv), 64));
+        if (!rows[row].kernel->pack_if_suited)
+            break;
+    }
+    return most;
 }
 
 qk_status qk_conv_pack(qk_isa isa, const qk_conv_params *conv, const int8_t *weights, const int32_t *bias,
@@ -125,22 +139,22 @@ qk_status qk_conv_pack(qk_isa isa, const qk_conv_params *conv, const int8_t *wei
         return QK_BAD_ARGUMENT;
     if (!qk_isa_available(isa))
         return QK_ISA_MISSING;
-    int32_t row = -1;
-    const qk_kernel *kernel = qk_find_kernel(isa, &op, &row);
-    if (!kernel)
-        return QK_BAD_ARGUMENT;
     float max_multiplier = 0;
     for (int32_t channel = 0; channel < conv->out_c; channel++) {
         if (!(multiplier[channel] >= 0 && multiplier[channel] < INFINITY))
             return QK_BAD_ARGUMENT;
         max_multiplier = fmaxf(max_multiplier, multiplier[channel]);
     }
-    packed_header *header = packed;
-    header->max_multiplier = max_multiplier;
-    header->magic = PACKED_MAGIC;
-    header->row = row;
-    header->isa = (int32_t)isa;
-    kernel->pack(conv, weights, bias, multiplier, (char *)packed + QK_PACKED_HEADER);
+    void *body = (char *)packed + QK_PACKED_HEADER;
+    int32_t row = next_row(isa, &op, 0);
+    while (row < ROW_COUNT && rows[row].kernel->pack_if_suited &&
+           !rows[row].kernel->pack_if_suited(conv, weights, bias, multiplier, body))
+        row = next_row(isa, &op, row + 1);
+    if (row == ROW_COUNT)
+        return QK_BAD_ARGUMENT;
+    if (!rows[row].kernel->pack_if_suited)
+        rows[row].kernel->pack(conv, weights, bias, multiplier, body);
+    *(packed_header *)packed = (packed_header){PACKED_MAGIC, row, (int32_t)isa, max_multiplier};
     return QK_OK;
 }
 

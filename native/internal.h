@@ -53,6 +53,9 @@ typedef struct {
     int64_t (*packed_bytes)(const qk_conv_params *conv);
     void (*pack)(const qk_conv_params *conv, const int8_t *weights, const int32_t *bias, const float *multiplier,
                  void *packed);
+    /* Instead of pack, where not all weights suit the kernel: 0 leaves them to the next one that accepts the op. */
+    int32_t (*pack_if_suited)(const qk_conv_params *conv, const int8_t *weights, const int32_t *bias,
+                              const float *multiplier, void *packed);
 } qk_kernel;
 
 /* Every row of kernels.inc names a `const qk_kernel` that a kernel file defines. */

@@ -164,23 +164,6 @@ static GEMM_TARGET void combine_row(const strassen_shape *s, const uint8_t *cons
     }
 }
 
-/* The inputs of an output row: where they lie, or of several taps one after the other at `to`. */
-static const uint8_t *inputs_of_row(const qk_conv_params *c, const uint8_t *in, const uint8_t *padding, int64_t row,
-                                    uint8_t *to) {
-    const conv_window w = conv_window_of_row(c, row);
-    if (conv_taps(c) == 1) {
-        const uint8_t *pixel = conv_pixel(c, in, w, 0, 0);
-        return pixel ? pixel : padding;
-    }
-    uint8_t *tap = to;
-    for (int32_t tap_y = 0; tap_y < c->kernel_h; tap_y++)
-        for (int32_t tap_x = 0; tap_x < c->kernel_w; tap_x++, tap += c->in_c) {
-            const uint8_t *pixel = conv_pixel(c, in, w, tap_y, tap_x);
-            memcpy(tap, pixel ? pixel : padding, (size_t)c->in_c);
-        }
-    return to;
-}
-
 /* Rows past the last one are the last one again. */
 static GEMM_TARGET void prepare_block(const qk_op *op, const qk_task *task, const strassen_shape *s, int64_t first) {
     const qk_conv_params *c = op->params;
@@ -190,7 +173,7 @@ static GEMM_TARGET void prepare_block(const qk_op *op, const qk_task *task, cons
         const uint8_t *pixels[MOST_PARTS];
         for (int32_t part = 0; part < s->parts; part++) {
             const int64_t own = qk_min64(first + part * s->height + row, s->rows - 1);
-            pixels[part] = inputs_of_row(c, in, padding, own, w.gathered + (int64_t)part * s->inputs);
+            pixels[part] = conv_inputs_of_row(c, in, padding, own, w.gathered + (int64_t)part * s->inputs);
         }
         w.rows[row] = w.inputs + row * s->row_bytes;
         combine_row(s, pixels, w.inputs + row * s->row_bytes);

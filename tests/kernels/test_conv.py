@@ -331,7 +331,8 @@ def test_every_conv_kernel_of_the_build_is_chosen_by_some_case() -> None:
     chosen = set()
     for isa in ISAS:
         for geometry in (*KINDS.values(), *SHAPES.values(), replace(DENSE, in_c=3), WIDE_DEPTHWISE):
-            chosen.add(op_kernel_name(isa, lib.QK_CONV, Layer(geometry).params(None)))
+            layer = Layer(geometry)
+            chosen |= {op_kernel_name(isa, lib.QK_CONV, layer.params(packed)) for packed in (None, layer.pack(isa))}
     assert chosen == {name for isa, name in kernels(lib.QK_CONV) if isa in ISAS}
 
 

@@ -29,7 +29,10 @@ several_taps = pytest.mark.parametrize("geometry", list(SEVERAL_TAPS.values()), 
 
 
 def name_of(isa: int, geometry: Geometry) -> str:
-    return op_kernel_name(isa, lib.QK_CONV, UnsizedLayer(geometry).params(None)) or ""
+    """The kernel that takes weights which are too large for vpmaddubsw."""
+    layer = UnsizedLayer(geometry)
+    packed = layer.pack(isa)
+    return op_kernel_name(isa, lib.QK_CONV, layer.params(packed)) or ""
 
 
 @isas

@@ -30,7 +30,8 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], lis
 
 
 @pytest.mark.parametrize(
-    ("isa", "file"), [(isa, file) for isa, files in KERNEL_FILES.items() for file in files if "depthwise" not in file]
+    ("isa", "file"),
+    [(isa, file) for isa, files in KERNEL_FILES.items() for file in files if not re.search("depthwise|maddubs", file)],
 )
 def test_every_tile_is_a_loop_of_its_own_with_one_multiplication_for_each_sum(
     loops: dict[tuple[str, str], list[Loop]], isa: str, file: str
@@ -42,6 +43,18 @@ def test_every_tile_is_a_loop_of_its_own_with_one_multiplication_for_each_sum(
         assert loop.dots == rows * width, name
         assert loop.registers == {REGISTER[isa]}, name
         assert loop.on_stack == [], name
+
+
+def test_the_loops_of_maddubs_multiply_twice_as_often_by_bytes_and_touch_no_stack(
+    loops: dict[tuple[str, str], list[Loop]],
+) -> None:
+    found = loops["avx2", "conv_maddubs.c"]
+    assert {loop.function for loop in found} == {f"tile_{rows}" for rows in range(1, 9)}
+    for loop in found:
+        rows = int(loop.function.rpartition("_")[2])
+        assert loop.dots in (rows, 2 * rows), loop.function
+        assert loop.count("vpmaddubsw") == 2 * loop.dots, loop.function
+        assert loop.on_stack == [], loop.function
 
 
 @pytest.mark.parametrize("isa", ["avx512vnni", "avxvnni"])
