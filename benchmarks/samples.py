@@ -58,6 +58,41 @@ def text(shape: Shape, rng: np.random.Generator, lines: int = 1) -> np.ndarray:
     return np.broadcast_to(grey / 127.5 - 1, (1, channels, height, width))
 
 
+def spectrum(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """A log-power spectrogram [..., time, bins]: bands that wander slowly in time, over noise."""
+    bands = 0.1 * np.cumsum(rng.normal(size=shape), axis=-2)
+    return bands - bands.mean() - 4 + 0.3 * rng.normal(size=shape)
+
+
+def one_hot(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Rows of a single 1. shape: [..., classes]."""
+    return np.eye(shape[-1])[rng.integers(0, shape[-1], size=shape[:-1])]
+
+
+def corners_with_alpha(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Quadrangles with dark outlines 0..255, NHWC, with a fourth channel of ones."""
+    from PIL import Image, ImageDraw
+
+    _, height, width, _ = shape
+    image = Image.new("RGB", (width, height), tuple(rng.integers(150, 230, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    for _ in range(7):
+        left, top, right, bottom = (rng.uniform(0.05, 0.95, 4) * (width, height, width, height)).tolist()
+        points = [(left, top), (right, top + rng.normal() * 10), (right + rng.normal() * 10, bottom), (left, bottom)]
+        draw.polygon(points, fill=tuple(rng.integers(60, 255, 3).tolist()), outline=(30, 30, 30), width=3)
+    return np.concatenate([np.asarray(image, np.float64), np.ones((height, width, 1))], axis=-1)[None]
+
+
+def captcha(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """A word 0..1, NHWC."""
+    return np.moveaxis((text((1, 3, *shape[1:3]), rng) + 1) / 2, 1, -1)
+
+
+def sample(kind: str, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """An array of a kind of KINDS, or of one number where `kind` is a number."""
+    return KINDS[kind](shape, rng) if kind in KINDS else np.full(shape, float(kind))
+
+
 KINDS: dict[str, Callable[[Shape, np.random.Generator], np.ndarray]] = {
     "noise": noise,
     "tones": tones,
@@ -66,8 +101,12 @@ KINDS: dict[str, Callable[[Shape, np.random.Generator], np.ndarray]] = {
     "text": text,
     "page": lambda shape, rng: text(shape, rng, lines=8),
     "ids": lambda shape, rng: rng.integers(1, VOCABULARY, size=shape),
-    "ones": lambda shape, rng: np.ones(shape),
-    "zeros": lambda shape, rng: np.zeros(shape),
-    "16000": lambda shape, rng: np.full(shape, RATE),
+    "few": lambda shape, rng: rng.integers(1, 5, size=shape),
+    "shares": lambda shape, rng: rng.random(shape),
+    "flags": lambda shape, rng: rng.random(shape) < 0.15,
+    "spectrum": spectrum,
+    "one-hot": one_hot,
+    "corners with alpha": corners_with_alpha,
+    "captcha": captcha,
 }
 """make(shape, rng) -> an array, which the caller converts to the input's type."""

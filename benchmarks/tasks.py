@@ -62,19 +62,31 @@ def _line(scores: np.ndarray) -> list[int]:
     return [int(c) for c in classes[changed] if c != 0]
 
 
-def boxes(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
+def boxes(classes: int | None = None) -> Callable[[Outputs, Outputs], tuple[float, str]]:
     """Of the candidates that FP32 scores highest, the share whose box overlaps by OVERLAP and whose class is the same.
 
-    Outputs [1, 4 + classes, candidates], boxes as centre and size.
+    Outputs [1, 4 + classes + others, candidates], boxes as centre and size; None: no others.
     """
-    matched = []
-    for a, b in zip(fp32, int8, strict=True):
-        best = np.argsort(-a[0, 4:].max(0))[:BEST]
-        overlap = _overlap(_corners(a[0, :4, best].T), _corners(b[0, :4, best].T))
-        same = a[0, 4:, best].argmax(-1) == b[0, 4:, best].argmax(-1)
-        matched.append((overlap >= OVERLAP) & same)
-    share = float(np.mean(matched))
-    return share, f"boxes matched {100 * share:.4g} %"
+    scores = slice(4, None if classes is None else 4 + classes)
+
+    def judge(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
+        matched = []
+        for a, b in zip(fp32, int8, strict=True):
+            best = np.argsort(-a[0, scores].max(0).astype(np.float64))[:BEST]
+            overlap = _overlap(_corners(a[0, :4, best].T), _corners(b[0, :4, best].T))
+            same = a[0, scores, best].argmax(-1) == b[0, scores, best].argmax(-1)
+            matched.append((overlap >= OVERLAP) & same)
+        share = float(np.mean(matched))
+        return share, f"boxes matched {100 * share:.4g} %"
+
+    return judge
+
+
+def number(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
+    """One number a sample: the mean difference, relative to the mean size of FP32's."""
+    size = float(np.mean([np.abs(a).mean() for a in fp32]))
+    off = float(np.mean([np.abs(a - b).mean() for a, b in zip(fp32, int8, strict=True)])) / max(size, 1e-30)
+    return 1 - off, f"off by {100 * off:.2g} % on average"
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
@@ -89,8 +101,10 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 JUDGES: dict[str, Callable[[Outputs, Outputs], tuple[float, str]]] = {
-    "cosine": cosine, "top": top, "over 0.3": over(0.3), "over 0.5": over(0.5), "ctc": ctc, "boxes": boxes,
+    "cosine": cosine, "top": top, "over 0.3": over(0.3), "over 0.5": over(0.5), "ctc": ctc, "boxes": boxes(),
+    "boxes of 1 class": boxes(1), "number": number,
 }  # fmt: skip
 """judge(outputs of FP32, of INT8, one a sample) -> (1 is the same, in words)."""
-KEPT = {"cosine": 0.98, "top": 0.95, "over 0.3": 0.9, "over 0.5": 0.9, "ctc": 0.95, "boxes": 0.9}
+KEPT = {"cosine": 0.98, "top": 0.95, "over 0.3": 0.9, "over 0.5": 0.9, "ctc": 0.95, "boxes": 0.9,
+        "boxes of 1 class": 0.9, "number": 0.9}  # fmt: skip
 """Below this the task counts as lost."""
