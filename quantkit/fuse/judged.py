@@ -148,6 +148,9 @@ def logits_of(graph: ir.Graph, names: Iterable[str]) -> dict[str, Logits]:
 
 
 def centred(scores: np.ndarray, axis: int) -> np.ndarray:
-    """float [..., classes, ...] less the mean along `axis`: Softmax gives the same for scores plus a constant, so that
-    a constant is no error. Same shape and dtype."""
-    return scores - scores.mean(axis=axis, keepdims=True)
+    """float [..., classes, ...] less the mean of the finite values along `axis`: Softmax gives the same for scores plus
+    a constant, so that a constant is no error. Classes that are masked by -inf stay so. Same shape and dtype."""
+    finite = np.isfinite(scores)
+    count = np.maximum(finite.sum(axis=axis, keepdims=True), 1)
+    mean = np.where(finite, scores, 0).sum(axis=axis, keepdims=True) / count
+    return scores - mean.astype(scores.dtype)

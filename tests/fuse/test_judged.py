@@ -51,6 +51,14 @@ def test_a_constant_added_to_all_logits_of_a_row_is_no_error():
     assert np.abs(centred(scores, 1).mean(axis=1)).max() < 1e-6
 
 
+def test_masked_classes_do_not_spoil_the_mean_of_the_others():
+    scores = image(2, 5, 7)
+    scores[:, 2] = -np.inf
+    found = centred(scores, 1)
+    assert np.isneginf(found[:, 2]).all()
+    assert np.abs(np.delete(found, 2, 1).mean(axis=1)).max() < 1e-6
+
+
 def test_logits_that_only_u8_stands_for_are_exposed_by_the_name_they_have_in_fp32():
     body = "c = Conv(x, w) s = Softmax<axis = 1>(c) d = Conv(s, v) y = Relu(d)"
     proto = model(body, {**CONV, "v": (4, 4, 1, 1)}, inputs="float[1,3,8,8] x")
