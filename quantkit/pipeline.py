@@ -246,7 +246,8 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
     if not selection.forms and not has_layers_in_bodies(fused):
         left = "" if artifact_kind(fused) == "fp32" else " is left in FP32"
         reason = f"{NOTHING_TO_DO}{left}: INT8 would gain nothing"
-        return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources)
+        own = original() if original is not None else None
+        return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources, own)
     free_models(fused)
     data, head = first_samples(fused, data, options)
     done = _calibrate_graph(fused, selection, keep, data, head, config, decisions, sources, original, **options)
@@ -278,6 +279,7 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
                      ) -> ModelResult:  # fmt: skip
     """`_calibrate` for the main graph; bodies of control flow stay as they are. head: the first samples."""
     from quantkit.execute.binding import NativeStatistics
+    from quantkit.execute.bodies import has_layers_in_bodies
     from quantkit.execute.trial import run_trial, wreck
     from quantkit.load.prepared import unmark_prepared
     from quantkit.observe.streamed import free_models
@@ -292,7 +294,8 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
         selection = select(fused, lambda name: keep(name) or name in trial.keep)
     decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]
     if not selection.forms:
-        unfolded = original() if trial.unfolded and original is not None else None
+        gains_nothing = trial.unfolded or not (trial.timing or has_layers_in_bodies(fused))
+        unfolded = original() if gains_nothing and original is not None else None
         return _stays_fp32(fused, decisions, trial.verdict, sources, unfolded)
     runners = {"backend": NativeStatistics(), "open_int8": _int8_opener(options.get("threads"))}
     problem = ""
@@ -324,7 +327,7 @@ def _retreat(config: QuantConfig, once: bool) -> list[QuantConfig]:
 
 def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path],
                 unfolded: ir.Model | None = None) -> ModelResult:  # fmt: skip
-    """The folded FP32 model, or the one before folding where that is given because folding gains nothing."""
+    """The folded FP32 model, or the one before folding where that is given: folding gains nothing, or nobody knows."""
     from quantkit.fuse.expand import expand
     from quantkit.load import KEPT_KEY, artifact_kind
 

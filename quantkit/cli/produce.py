@@ -141,7 +141,7 @@ def _quantize(command: str, model: Path, data: Any, options: dict[str, Any]) -> 
     result = getattr(pipeline, command)(model, data, **settings)
     _save(result, target, force, console)
     if result.kind == "fp32":
-        console.warn(f"nothing in {model} could be quantized; {target} is the folded FP32 model")
+        console.warn(f"nothing in {model} could be quantized; {target} is an FP32 model")
     elif isinstance(data, str):
         original = result.sources[-1] if result.sources[-1] != model or command == "quantize" else "FP32.onnx"
         console.hint(f"next: quantkit compare {original} {target} --data DATA, with samples that it has not seen")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx.parser
 import pytest
 
 import quantkit
@@ -126,3 +127,12 @@ def test_calibration_that_always_breaks_gives_the_fp32_model(monkeypatch):
     result = quantized()
     assert result.kind == "fp32"
     assert np.array_equal(*(quantkit.Session(m).run(None, {"x": X})[0] for m in (detector(), result.model)))
+
+
+def test_a_model_without_layers_comes_out_as_it_went_in_not_folded():
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y) {
+      k = Constant<value_floats = [1.0, 2.0, 3.0, 4.0]>() t = Identity(x) s = Add(t, k) u = Sub(s, k)
+      y = Softmax(u) }"""
+    result = pipeline.quantize(onnx.parser.parse_model(text), [{"x": np.ones((2, 4), np.float32)}])
+    assert result.kind == "fp32"
+    assert [node.op_type for node in result.model.graph] == ["Identity", "Add", "Sub", "Softmax"]
