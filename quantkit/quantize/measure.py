@@ -37,7 +37,7 @@ class Fidelity:
         self._wanted = [dict(zip(self.names, runner.run(feeds, self.names), strict=True)) for feeds, _ in samples]
         self._weights = list(weights) if weights is not None else [1.0] * len(self._wanted)
         for index, wanted in enumerate(self._wanted):
-            if not all(np.isfinite(y).all() for y in wanted.values() if y.dtype.kind == "f"):
+            if not all(np.isfinite(wanted[n]).all() for n in self.outputs if wanted[n].dtype.kind == "f"):
                 self._weights[index] = 0.0
 
     def _outputs(self, run: Run) -> Iterator[tuple[dict[str, np.ndarray], ...]]:
@@ -71,7 +71,8 @@ class Fidelity:
         for name in self.outputs:
             logits = self._logits.get(name)
             if logits is not None and logits.name in known:
-                found[logits.name] = centred(values[logits.name], logits.axis)
+                scores = centred(values[logits.name], logits.axis)
+                found[logits.name] = np.where(np.isfinite(scores), scores, 0.0)  # masked classes have no error
             elif name in known:
                 found[name] = values[name]
         return found

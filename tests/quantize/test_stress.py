@@ -125,6 +125,21 @@ def test_probabilities_are_compared_by_what_their_softmax_reads():
     assert found == pytest.approx(wanted, abs=1e-3)
 
 
+def test_classes_that_are_masked_have_no_error():
+    proto = model("g = Gemm<transB=1>(x,w) l = Add(g,mask) y = Softmax(l)",
+                  {"w": (3, 6), "mask": np.array([0, -np.inf, 0], np.float32)}, inputs="float[N,6] x",
+                  outputs="float[N,3] y")  # fmt: skip
+    graph = expand(fused(proto))
+    x = np.random.default_rng(12).normal(size=(7, 6)).astype(np.float32)
+    judge = Fidelity(graph, [({"x": x}, 7)], 1)
+    logits = x @ graph.graph.initializers["w"].const_value.numpy().T + np.array([0, -np.inf, 0], np.float32)
+    names = dict.fromkeys(judge.names, logits)
+    noisy = {name: value + np.array([0.1, 0.0, -0.1], np.float32) for name, value in names.items()}
+    assert judge.names[0] == "y"
+    assert 0.0 < judge.sqnr_of(lambda feeds: noisy) < 60.0
+    assert judge.sqnr_of(lambda feeds: names) > judge.sqnr_of(lambda feeds: noisy) + 20.0
+
+
 def test_weights_say_what_a_batch_counts_for_and_broken_ones_count_nothing():
     graph = expand(fused(model("y = Gemm<transB=1>(x,w)", {"w": (5, 6)}, inputs="float[N,6] x",
                                outputs="float[N,5] y")))  # fmt: skip
