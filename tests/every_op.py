@@ -51,6 +51,15 @@ def resize(mode: str, sizes: bool = False) -> onnx.ModelProto:
     )  # fmt: skip
 
 
+def resize_like() -> onnx.ModelProto:
+    body = (
+        "zs = Shape(z) hw = Slice(zs, two, four, axis) xs = Shape(x) nc = Slice(xs, axis, two, axis) "
+        's = Concat<axis = 0>(nc, hw) y = Resize<mode = "linear">(x, , , s)'
+    )
+    numbers = {"axis": np.array([0], I64), "two": np.array([2], I64), "four": np.array([4], I64)}
+    return one(body, x="float[N,4,A,B] x, float[N,4,P,Q] z", **numbers)
+
+
 EVERY_OP: dict[str, onnx.ModelProto] = {
     "Conv": conv("y = Transpose<perm = [0, 2, 3, 1]>(t)"),
     "Conv Relu": conv("y = Relu(t)"),
@@ -102,6 +111,7 @@ EVERY_OP: dict[str, onnx.ModelProto] = {
     "Resize nearest": resize("nearest"),
     "Resize linear": resize("linear"),
     "Resize to sizes": resize("nearest", sizes=True),
+    "Resize to the size of another tensor": resize_like(),
     "PRelu": one("y = PRelu(x, k)", k=np.array([0.1, 0.2, 0.3, -0.1], np.float32).reshape(4, 1, 1)),
     "Softmax": one("y = Softmax<axis = 3>(x)"),
     "LayerNormalization": one("y = LayerNormalization(x, g, h)", g=(8,), h=(8,)),

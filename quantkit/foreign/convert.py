@@ -108,8 +108,9 @@ class _Converter:
 
     def _move(self, node: ir.Node, form: StaticForm) -> str:
         """An op that only moves values: its output keeps the input's parameters, whatever reads it."""
-        operand = self._operand(form.data[0], form)
-        new = self._insert(node, form.name, [*_triples([operand], self.pairs), *self._extra(node, form),
+        operands = [self._operand(value, form) for value in form.data]
+        operand = operands[0]
+        new = self._insert(node, form.name, [*_triples(operands, self.pairs), *self._extra(node, form),
                                              *self.pairs(operand[1], "")], form)  # fmt: skip
         for old, out in zip(node.outputs, new.outputs, strict=True):
             self._dequantize(old, out, operand[1])
