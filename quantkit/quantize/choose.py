@@ -81,7 +81,8 @@ def chosen_maker(maker: Maker, backend: Any = None) -> Maker:
     assert plain is not None
     best = plain
     if weight_bytes(maker.model) <= STREAM_BYTES:  # equalized weights are copies
-        best = trial.equalized(plain, EQUALIZE_DB if unseen else EQUALIZE_UNJUDGED_DB)
+        judged_db = EQUALIZE_DB if maker.config.per_channel else 0.0  # one scale a layer: rows must be alike
+        best = trial.equalized(plain, judged_db if unseen else EQUALIZE_UNJUDGED_DB)
     made = maker if best.law is None else variant(maker, best.law, maker.replay, backend)
     assert made is not None
     made.mixture = mixture_of(made, maker.replay.first(STRESSED_SAMPLES), backend) if best.is_mixed else None
