@@ -225,7 +225,7 @@ class Maker:
         given = (self.config, self.replay, self.threads, self.progress, self.open_int8)
         return Maker(model, selection, statistics, *given)
 
-    def _tell(self, phase: str, done: int, total: int) -> None:
+    def tell(self, phase: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(phase, done, total)
 
@@ -234,9 +234,9 @@ class Maker:
         fidelity = Fidelity(self.expanded, self.replay.first(MEASURED_SAMPLES), self.threads)
         scores: dict[str, float] = {}
         for method in METHODS:
-            self._tell("methods", len(scores), len(METHODS))
+            self.tell("methods", len(scores), len(METHODS))
             scores[method] = fidelity.sqnr(self.plain(method)[0], open_int8)
-        self._tell("methods", len(scores), len(METHODS))
+        self.tell("methods", len(scores), len(METHODS))
         best = max(METHODS, key=lambda method: scores[method])
         listed = ", ".join(f"{name} {db:.2f} dB" for name, db in scores.items())
         self.decisions.append(Decision("quantize", "measured", "model", f"ranges by {best}: {listed}"))

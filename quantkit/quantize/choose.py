@@ -83,6 +83,7 @@ def chosen_maker(maker: Maker, backend: Any = None) -> Maker:
     if weight_bytes(maker.model) <= STREAM_BYTES:  # equalized weights are copies
         judged_db = EQUALIZE_DB if maker.config.per_channel else 0.0  # one scale a layer: rows must be alike
         best = trial.equalized(plain, judged_db if unseen else EQUALIZE_UNJUDGED_DB)
+    maker.tell("methods", trial.to_score, trial.to_score)
     made = maker if best.law is None else variant(maker, best.law, maker.replay, backend)
     assert made is not None
     made.mixture = mixture_of(made, maker.replay.first(STRESSED_SAMPLES), backend) if best.is_mixed else None
@@ -106,6 +107,7 @@ class _Trial:
         wanted = maker.config.method
         self.methods = (wanted,) if wanted in METHODS else METHODS
         self.tried: list[Choice] = []
+        self.scored, self.to_score = 0, 3 * len(self.methods) + 2 * len(LAWS)
 
     def best_of(self, law: str | None, methods: Sequence[str], kinds: Sequence[bool] = (False, True)) -> Choice | None:
         """The best of the methods with a law; kinds: without and with the mixture. None where no channel is free."""
@@ -122,6 +124,8 @@ class _Trial:
 
     def _score(self, made: Maker, method: str) -> float:
         assert made.open_int8 is not None
+        self.maker.tell("methods", min(self.scored, self.to_score), self.to_score)
+        self.scored += 1
         return self.judge.sqnr(made.plain(method)[0], made.open_int8)
 
     def equalized(self, plain: Choice, least_gain: float) -> Choice:
