@@ -95,9 +95,8 @@ class Layer:
         params = self.params(None)
         packed = aligned(lib.qk_conv_packed_bytes(isa, params))
         assert packed.size > 0
-        operands = (guarded(self.w), guarded(self.bias), guarded(self.multiplier))
-        kinds = ("int8_t *", "int32_t *", "float *")
-        pointers = [pointer(a, k) for a, k in zip(operands, kinds, strict=True)]
+        operands = {"int8_t *": guarded(self.w), "int32_t *": guarded(self.bias), "float *": guarded(self.multiplier)}
+        pointers = [pointer(array, kind) for kind, array in operands.items()]
         assert lib.qk_conv_pack(isa, params, *pointers, pointer(packed)) == lib.QK_OK
         return packed
 
@@ -143,9 +142,8 @@ def check(isa: int, geometry: Geometry, threads: int = 1, **options: Any) -> Non
     layer = Layer(geometry, **options)
     got, want = layer.run(isa, threads), layer.expected()
     wrong = np.argwhere(got != want)
-    assert not len(wrong), f"{len(wrong)} of {got.size} differ; first {wrong[0]}: {got[tuple(wrong[0])]} != " + str(
-        want[tuple(wrong[0])]
-    )
+    first = tuple(wrong[0]) if len(wrong) else ()
+    assert not len(wrong), f"{len(wrong)} of {got.size} differ; first {first}: {got[first]} != {want[first]}"
 
 
 isas = pytest.mark.parametrize("isa", ISAS, ids=isa_name)
@@ -393,7 +391,7 @@ def test_a_pool_works_in_a_forked_child() -> None:
     if child == 0:
         code = 1
         try:
-            code = 0 if all(is_right() for _ in range(5)) else 1
+            code = int(not all(is_right() for _ in range(5)))
             lib.qk_pool_destroy(pool)
         finally:
             os._exit(code)
