@@ -273,6 +273,7 @@ def _product(node: ir.Node) -> StaticForm:
             raise Reject(f"{value.name!r} is a vector")  # type: ignore[union-attr]
     depth = node.inputs[0].shape[-1]  # type: ignore[union-attr,index]
     if not isinstance(depth, int) or depth > MAX_DEPTH:
+        depth = depth if isinstance(depth, int) else "an unknown number of"
         raise Reject(f"sums of {depth} products; int32 holds {MAX_DEPTH}")
     return StaticForm(OpName("ActivationMatMul"), tuple(node.inputs))  # type: ignore[arg-type]
 
