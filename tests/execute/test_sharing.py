@@ -92,10 +92,15 @@ def hammer(session, seconds):
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc")
 @pytest.mark.parametrize("seconds", [4, pytest.param(120, marks=pytest.mark.slow)])
 def test_8_threads_sharing_a_session_get_the_same_results_in_flat_memory(calibrated, seconds):
-    wrong, runs, growth = hammer(Session(calibrated, threads=2), seconds)
-    assert wrong == []
-    assert min(runs) >= 10
-    assert growth < 4 << 20
+    session, growths = Session(calibrated, threads=2), []
+    for _ in range(4):  # threads' heaps may fill in one round or two; a leak grows in each
+        wrong, runs, growth = hammer(session, seconds)
+        assert wrong == []
+        assert min(runs) >= 10
+        growths.append(growth)
+        if growth < 4 << 20:
+            break
+    assert min(growths) < 4 << 20
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
