@@ -217,6 +217,21 @@ def test_models_too_large_for_protobuf_go_through_external_data(form, monkeypatc
     assert serialized(model) == before
 
 
+@pytest.mark.parametrize("form", ["proto", "ir"])
+def test_large_weights_are_lent_to_onnxruntime_and_outlive_the_model(form, monkeypatch):
+    monkeypatch.setattr(runner, "LENT_BYTES", 10_000)
+    proto = wide_model()
+    model = proto if form == "proto" else ir.serde.deserialize_model(proto)
+    before = serialized(model)
+    lent = FloatRunner(model, 1, expose=["doubled"])
+    assert serialized(model) == before
+    wanted = FloatRunner(before, 1).run({"x": rows(5000)})
+    del proto, model, before
+    gc.collect()
+    for expected, got in zip(wanted, lent.run({"x": rows(5000)}), strict=False):
+        np.testing.assert_array_equal(expected, got)
+
+
 @pytest.mark.parametrize("form", ["path", "ir"])
 def test_weights_in_an_external_file_are_found_from_any_folder(form, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
