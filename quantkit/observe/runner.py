@@ -174,8 +174,9 @@ def _lend(model: ir.Model) -> dict[str, np.ndarray]:
         tensor = value.const_value
         if _is_lent(value):
             assert tensor is not None
+            shape = ir.Shape(tensor.shape.numpy())
             lent[name] = np.ascontiguousarray(tensor.numpy(), dtype=np.float32)
-            value.const_value = ir.ExternalTensor("lent", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
+            value.const_value = ir.ExternalTensor("lent", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
         elif isinstance(tensor, ir.ExternalTensor):
             value.const_value = ir.Tensor(tensor.numpy(), name=name)
     return lent
