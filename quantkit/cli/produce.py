@@ -107,11 +107,12 @@ def _data(model: Path, data: str | None, synthetic: bool, console: Console) -> A
         raise click.UsageError(problem)
     if not synthetic:
         return data
-    from quantkit.load import input_specs, load
-    from quantkit.observe.synthetic import WARNING, synthetic_feeds
+    from quantkit.load import load
+    from quantkit.observe import FloatRunner
+    from quantkit.observe.synthetic import WARNING, working_feeds
 
     console.warn(WARNING)
-    return synthetic_feeds(input_specs(load(model)))
+    return working_feeds(FloatRunner(load(model)))
 
 
 def _quantize(command: str, model: Path, data: Any, options: dict[str, Any]) -> None:

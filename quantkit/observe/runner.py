@@ -160,8 +160,10 @@ def _source(model: Any, folder: Path, expose: Sequence[str]) -> tuple[str | byte
 
 
 def _is_lent(value: ir.Value) -> bool:
+    """Large, and known to onnxruntime as a weight: it drops what nothing reads before it looks for what is lent."""
     tensor = value.const_value
-    return tensor is not None and str(tensor.dtype) == "FLOAT" and tensor.nbytes >= LENT_BYTES
+    large = tensor is not None and str(tensor.dtype) == "FLOAT" and tensor.nbytes >= LENT_BYTES
+    return large and bool(value.uses()) and not value.is_graph_input()
 
 
 def _lend(model: ir.Model) -> dict[str, np.ndarray]:
