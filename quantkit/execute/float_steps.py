@@ -48,7 +48,7 @@ class FloatStep:
         self._name = name
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions
         options.enable_mem_pattern = True
         if not alone or _RESTING.get():
             options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -28,7 +28,8 @@ LENT_BYTES = 1 << 20
 most of the time that a session of 240 MB needs to open, 0.25 instead of 1 s."""
 NAMED = 4
 """Inputs that an error message describes."""
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4
+"""Errors come as exceptions, which say all that onnxruntime would print."""
 
 
 class FloatRunner:
@@ -55,7 +56,7 @@ class FloatRunner:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL_ONLY
         if threads is not None:
             options.intra_op_num_threads = threads
         setting = ("session.force_spinning_stop", "1") if spin else ("session.intra_op.allow_spinning", "0")

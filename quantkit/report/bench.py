@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.errors import UsageError
+from quantkit.errors import DataError, UsageError
 from quantkit.execute.float_steps import resting_between_runs
 from quantkit.execute.session import Session, default_threads
 from quantkit.execute.timing import interleave, median_ratio
 from quantkit.load.specs import TensorSpec
+from quantkit.observe.synthetic import SAMPLE_RATE
 from quantkit.quantize.calibration import PREPROCESS_KEY
 from quantkit.report import text
 from quantkit.report.machine import describe_machine
@@ -152,7 +153,7 @@ def bench(
             progress("prepare", len(sessions), len(models))
         with resting_between_runs():
             session = Session(model, threads=threads, isa=isa)
-        feeds = random_feeds(session_inputs(session), batch, shapes or {}, _image_size(session))
+        feeds = running_feeds(session, random_feeds(session_inputs(session), batch, shapes or {}, _image_size(session)))
         rows = batch_size(feeds)
         if batch not in (1, rows):
             raise UsageError(f"--batch {batch}: {name} takes {rows} samples a run, no other number; leave out --batch")
@@ -204,7 +205,8 @@ def _throughputs(
         for batch in batches or (batch_size(first),):
             feeds = first
             if batches:
-                feeds = random_feeds(session_inputs(session), batch, shapes, _image_size(session))
+                made = random_feeds(session_inputs(session), batch, shapes, _image_size(session))
+                feeds = running_feeds(session, made)
             if batch_size(feeds) != batch:
                 raise UsageError(f"--batches {batch}: {name} takes {batch_size(feeds)} samples a run, no other number")
             for callers in streams:
@@ -278,6 +280,28 @@ def random_feeds(
         else:
             feeds[spec.name] = np.zeros(shape, spec.dtype)
     return feeds
+
+
+def running_feeds(session: Session, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The feeds with integers that the model takes: zeros as they are, else ones, or a sampling rate for single ones.
+
+    Raises DataError, with what is said of zeros, where none of them will do.
+    """
+    refused = None
+    for value in (0, 1, SAMPLE_RATE):
+        tried = {
+            name: np.full_like(array, value if array.size == 1 else min(value, 1))
+            if array.dtype.kind in "iu"
+            else array
+            for name, array in feeds.items()
+        }
+        try:
+            session.run(None, tried)
+            return tried
+        except DataError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def _concrete(spec: TensorSpec, batch: int, image_size: tuple[int, int] | None) -> tuple[int, ...]:

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from quantkit.errors import UsageError
+from quantkit.errors import DataError, UsageError
 from quantkit.load.specs import TensorSpec
 from quantkit.report import runtimes
-from quantkit.report.bench import bench, random_feeds
+from quantkit.report.bench import bench, random_feeds, running_feeds
 from quantkit.report.streams import run_together
 from quantkit.report.trace import chrome_trace
 from tests.graphs import model
@@ -193,3 +193,17 @@ def test_a_trace_holds_every_layer_one_after_the_other_in_a_named_process_a_mode
     names = {e["pid"]: e["args"]["name"] for e in document["traceEvents"] if e["name"] == "process_name"}
     assert list(names.values()) == ["digits_cnn.int8.onnx", "digits_cnn.onnx"]
     assert {event["pid"] for event in complete} == set(names)
+
+
+def test_integers_that_the_model_refuses_are_replaced():
+    class OnlyAt16Khz:
+        def run(self, names, feeds):
+            if feeds["rate"] != 16000 or feeds["ids"].max() > 1:
+                raise DataError("no such rate")
+
+    feeds = {"rate": np.zeros((), np.int64), "ids": np.zeros((1, 4), np.int64), "x": np.ones(3, np.float32)}
+    made = running_feeds(OnlyAt16Khz(), feeds)
+    assert made["rate"] == 16000
+    assert made["x"] is feeds["x"]
+    with pytest.raises(DataError, match="no such rate"):
+        running_feeds(OnlyAt16Khz(), {**feeds, "rate": np.ones((), np.float32)})
