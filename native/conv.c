@@ -10,7 +10,9 @@ int32_t qk_conv_valid(const qk_op *op) {
     const int steps = c->stride_h >= 1 && c->stride_w >= 1 && c->dilation_h >= 1 && c->dilation_w >= 1;
     const int pitches = c->in_pitch >= c->in_c && c->out_pitch >= c->out_c;
     const int range = e->to_float || (0 <= e->low && e->low <= e->high && e->high <= 255);
-    const int wide = e->activation == QK_IDENTITY || (e->activation <= QK_LEAKY_RELU && !e->table && !e->to_float);
+    const int has_numbers = e->activation != QK_HARD_SWISH || e->activation_scale;
+    const int wide =
+        e->activation == QK_IDENTITY || (e->activation <= QK_LEAKY_RELU && !e->table && !e->to_float && has_numbers);
     const int residual = op->in[1].buffer < 0 || (!e->to_float && c->residual_pitch >= c->out_c);
     return sizes && steps && pitches && range && wide && residual && op->in[0].buffer >= 0 && op->out.buffer >= 0;
 }

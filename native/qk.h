@@ -48,8 +48,8 @@ typedef struct {
 } qk_op;
 
 /* What a conv does to v = f32(acc) * multiplier[c] [+ f32(r - residual_zero_point) * residual_multiplier] before it is
- * rounded: nothing, or v * factor + activation_shift. With s = activation_scale the factor of HardSwish is
- * v * (s / 6) + s * 0.5, clamped to between 0 and s; that of LeakyRelu is s, or slope where v < 0. */
+ * rounded: nothing; for HardSwish (v * t) * activation_scale[c] + activation_shift[c] with t = v + 3 clamped to between
+ * 0 and 6; for LeakyRelu v * rising, or v * falling where v < 0. */
 typedef enum { QK_IDENTITY = 0, QK_HARD_SWISH = 1, QK_LEAKY_RELU = 2 } qk_wide_activation;
 
 /* y = clamp(rne(v) + zero_point, low, high), then y = table[y] if there is a table. With a wide activation a(v):
@@ -62,7 +62,9 @@ typedef struct {
     int32_t residual_zero_point;
     int32_t to_float;
     qk_wide_activation activation;
-    float activation_scale, activation_shift, slope;
+    const float *activation_scale, *activation_shift; /* [out_c], for HardSwish; shift NULL: none */
+    float steepest; /* for HardSwish: 6 |activation_scale[c]| at most; infinite if an |activation_shift[c]| > 2^20 */
+    float rising, falling;
 } qk_epilogue;
 
 /* Convolution, NHWC; a fully connected layer is the 1x1 case with in_h = rows. out_c and in_c are divisible by groups.

@@ -138,9 +138,11 @@ static void find_rows(const qk_op *op, const qk_task *task, const maddubs_shape 
     }
 }
 
-static GEMM_TARGET void run_tile(const maddubs_tile *t, gemm_finish *f, int32_t rows) {
+static GEMM_TARGET void run_tile(const maddubs_tile *t, gemm_finish *f, int64_t channel, int32_t rows) {
     vi sums[MOST_SUMS];
+    swish_room swish;
     repeat_multipliers(f, (const vf *)t->panel->multiplier);
+    repeat_swish(f, channel, &swish);
     if (finishes_in_registers(f)) {
         tiles[rows - 1](t, f, NULL);
         return;
@@ -172,7 +174,7 @@ static GEMM_TARGET void multiply_rows(const qk_op *op, const qk_task *task, cons
         tile.next_inputs = w.inputs[(panel + 1) % 2];
         f.out = (char *)qk_at(task, op->out) + (first * c->out_pitch + (int64_t)panel * LANES) * element;
         f.residual = residual ? residual + first * c->residual_pitch + (int64_t)panel * LANES : NULL;
-        run_tile(&tile, &f, rows);
+        run_tile(&tile, &f, (int64_t)panel * LANES, rows);
     }
 }
 

@@ -231,8 +231,9 @@ typedef struct {
     const qk_epilogue *e;
     requantizer q;
     const vf *multiplier;
-    const vi *sums; /* [product][row][vector] */
-    int64_t stride; /* vectors of a product */
+    swish_numbers swish; /* of the vectors of a row, or of 4 */
+    const vi *sums;      /* [product][row][vector] */
+    int64_t stride;      /* vectors of a product */
     char *out;
     const uint8_t *residual;
     int64_t out_pitch, residual_pitch; /* bytes */
@@ -249,7 +250,9 @@ V_INLINE void finish_u8(const strassen_finish *f, const vi *sums, int32_t v, int
             value[i] = add_residual(&f->q, value[i], v_load_u8(residual + (v + i % vectors) * LANES));
     }
     out += v * LANES;
-    v_store_bytes(out, v_unmix(requantize_shortest(&f->q, value[0], value[1], value[2], value[3])), vectors * LANES);
+    v_store_bytes(out,
+                  v_unmix(requantize_shortest(&f->q, value[0], value[1], value[2], value[3], swish_from(f->swish, v))),
+                  vectors * LANES);
 }
 
 /* The same row of each part of the rows. */
@@ -288,6 +291,11 @@ static void look_up_block(const qk_conv_params *c, const strassen_shape *s, int6
     qk_lookup_rows_avx2(&pixels, c->epilogue.table);
 }
 
+static GEMM_TARGET void repeat_numbers(const float *numbers, int32_t vectors, vf *to) {
+    for (int32_t i = 0; i < MOST_PARTS * 2; i++)
+        to[i] = v_load_f32(numbers + i % vectors * LANES, LANES);
+}
+
 static GEMM_TARGET void finish_block(const qk_op *op, const qk_task *task, const strassen_shape *s, int32_t panel,
                                      int64_t first, const vf *multiplier) {
     const qk_conv_params *c = op->params;
@@ -303,6 +311,13 @@ static GEMM_TARGET void finish_block(const qk_op *op, const qk_task *task, const
                          .residual = residual ? residual + first * c->residual_pitch + channel : NULL,
                          .out_pitch = s->height * c->out_pitch * element,
                          .residual_pitch = s->height * c->residual_pitch};
+    vf scale[MOST_PARTS * 2], shift[MOST_PARTS * 2];
+    if (c->epilogue.activation == QK_HARD_SWISH) {
+        repeat_numbers(c->epilogue.activation_scale + channel, s->parts * width, scale);
+        if (c->epilogue.activation_shift)
+            repeat_numbers(c->epilogue.activation_shift + channel, s->parts * width, shift);
+        f.swish = (swish_numbers){scale, c->epilogue.activation_shift ? shift : NULL};
+    }
     for (int64_t row = first; row < first + s->height && row < s->rows; row++, f.sums += width) {
         f.parts_left = qk_divide_up(s->rows - row, s->height);
         if (s->parts == 2)

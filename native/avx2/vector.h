@@ -76,6 +76,11 @@ V_INLINE vi v_load_u8_to_s16(const uint8_t *p) {
 V_INLINE vi v_load_u8(const uint8_t *p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
 }
+V_INLINE vf v_load_f32(const float *p, int64_t left) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return left >= LANES ? _mm256_loadu_ps(p)
+                         : _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32((int32_t)left), lane));
+}
 V_INLINE void v_store_f32(float *p, vf x, int32_t left) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     if (left >= LANES)

@@ -80,6 +80,9 @@ V_INLINE vi v_load_u8_to_s16(const uint8_t *p) {
 V_INLINE vi v_load_u8(const uint8_t *p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
 }
+V_INLINE vf v_load_f32(const float *p, int64_t left) {
+    return _mm512_maskz_loadu_ps(v_mask((int32_t)qk_min64(left, LANES)), p);
+}
 V_INLINE void v_store_f32(float *p, vf x, int32_t left) {
     _mm512_mask_storeu_ps(p, v_mask(left), x);
 }

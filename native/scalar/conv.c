@@ -44,28 +44,25 @@ static int32_t dot(const int16_t *x, const int16_t *w, int32_t count) {
     return sum;
 }
 
-static float activated(const qk_epilogue *e, float v) {
+static float activated(const qk_epilogue *e, float v, int32_t channel) {
     if (e->activation == QK_IDENTITY)
         return v;
-    const float scale = e->activation_scale;
-    float factor = v < 0 ? e->slope : scale;
-    if (e->activation == QK_HARD_SWISH) {
-        factor = v * (scale / 6.0f);
-        factor = factor + scale * 0.5f;
-        factor = fminf(fmaxf(factor, fminf(scale, 0)), fmaxf(scale, 0));
-    }
-    const float y = v * factor;
-    return y + e->activation_shift;
+    if (e->activation == QK_LEAKY_RELU)
+        return v * (v < 0 ? e->falling : e->rising);
+    const float sixfold = v * fminf(fmaxf(v + 3.0f, 0.0f), 6.0f);
+    const float y = sixfold * e->activation_scale[channel];
+    return e->activation_shift ? y + e->activation_shift[channel] : y;
 }
 
 /* clamp before the conversion to int: rne(clamp(v, low - zp, high - zp)) + zp == clamp(rne(v) + zp, low, high). */
-static uint8_t requantize(const qk_epilogue *e, int32_t acc, float multiplier, const uint8_t *residual) {
+static uint8_t requantize(const qk_epilogue *e, int32_t channel, int32_t acc, float multiplier,
+                          const uint8_t *residual) {
     float v = (float)acc * multiplier;
     if (residual) {
         const float r = (float)(*residual - e->residual_zero_point) * e->residual_multiplier;
         v = v + r;
     }
-    v = activated(e, v);
+    v = activated(e, v, channel);
     const float low = (float)(e->low - e->zero_point), high = (float)(e->high - e->zero_point);
     v = v < low ? low : v > high ? high : v;
     const int32_t q = (int32_t)nearbyintf(v) + e->zero_point;
@@ -89,7 +86,7 @@ static void one_pixel(const qk_op *op, const qk_task *task, int64_t row) {
             if (c->epilogue.to_float)
                 ((float *)out)[at] = (float)acc * multiplier[channel];
             else
-                out[at] = requantize(&c->epilogue, acc, multiplier[channel],
+                out[at] = requantize(&c->epilogue, channel, acc, multiplier[channel],
                                      residual ? residual + row * c->residual_pitch + channel : NULL);
         }
     }

@@ -106,11 +106,11 @@ class _Oracle:
         return self._evaluate_in_onnxruntime(node)
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
-        """The node's attributes over the defaults that its function declares; strings decoded."""
+        """The node's attributes over the defaults that its function declares; strings decoded, tensors as arrays."""
         function = self.functions.get((node.domain, node.op_type))
         declared = [*function.attribute_proto] if function else []
         values = {a.name: helper.get_attribute_value(a) for a in [*declared, *node.attribute]}
-        return {name: v.decode() if isinstance(v, bytes) else v for name, v in values.items()}
+        return {name: _plain(value) for name, value in values.items()}
 
     def _evaluate_in_onnxruntime(self, node: onnx.NodeProto) -> list[np.ndarray]:
         import onnxruntime
@@ -150,6 +150,13 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
             inside = {v.name for v in [*graph.input, *graph.initializer]} | {o for n in graph.node for o in n.output}
             outside = [name for n in graph.node for name in _reads(n)] + [o.name for o in graph.output]
             yield from (name for name in outside if name not in inside)
+
+
+def _plain(value: Any) -> Any:
+    """An attribute's value as the oracle's ops take it: strings decoded, tensors as arrays."""
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _quantize(attributes: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:

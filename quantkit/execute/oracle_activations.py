@@ -95,22 +95,24 @@ LOOKUPS: dict[str, Callable[[np.ndarray, Attributes], np.ndarray]] = {
 """Activations that are tables: (x float64 [256], attributes) -> float64 [256]."""
 
 
-def _hard_swish_factor(v: np.ndarray, attributes: Attributes, step: float) -> np.ndarray:
-    full = np.float32(attributes.get("scale", 1.0) / step)
-    factor = v * (full / np.float32(6)) + full * np.float32(0.5)
-    return np.clip(factor, min(full, np.float32(0)), max(full, np.float32(0)))
+def _wide_hard_swish(v: np.ndarray, attributes: Attributes, step: float) -> np.ndarray:
+    """Its scale and shift are numbers, or arrays that broadcast over v."""
+    scale, shift = (np.asarray(attributes.get(key, default), np.float64) for key, default in _UNSCALED.items())
+    sixfold = v * np.clip(v + np.float32(3), np.float32(0), np.float32(6))
+    return sixfold * (scale / (6.0 * step)).astype(np.float32) + (shift / step).astype(np.float32)
 
 
-def _leaky_factor(v: np.ndarray, attributes: Attributes, step: float) -> np.ndarray:
-    return np.where(v < 0, np.float32(attributes.get("alpha", 0.01) / step), np.float32(1.0 / step))
+def _wide_leaky_relu(v: np.ndarray, attributes: Attributes, step: float) -> np.ndarray:
+    return v * np.where(v < 0, np.float32(attributes.get("alpha", 0.01) / step), np.float32(1.0 / step))
 
 
+_UNSCALED = {"scale": 1.0, "shift": 0.0}
+_HARD_SWISHES = ("HardSwish", "HardSwishAffine", "HardSwishScaled", "HardSwishScaledShifted")
 WIDES: dict[str, Callable[[np.ndarray, Attributes, float], np.ndarray]] = {
-    "WideHardSwish": _hard_swish_factor,
-    "WideHardSwishAffine": _hard_swish_factor,
-    "WideLeakyRelu": _leaky_factor,
+    **{f"Wide{name}": _wide_hard_swish for name in _HARD_SWISHES},
+    "WideLeakyRelu": _wide_leaky_relu,
 }
-"""Activations on the sums of a weighted op: (float32 [...], attributes, output scale) -> float32 factor of the sums."""
+"""Activations on the sums of a weighted op: (float32 [...], attributes, output scale) -> float32 output steps."""
 
 
 def _affine(function: Callable[[np.ndarray, Attributes], np.ndarray]) -> Callable[[np.ndarray, Attributes], np.ndarray]:

@@ -48,9 +48,7 @@ def _activated(
         return table[requantize(steps(pre), pre)]
     (y,) = targets
     if activation in WIDES:
-        real = steps(QuantParams(1.0, 0))
-        shift = np.float32(attributes.get("shift", 0.0) / y.scale)
-        return requantize(real * WIDES[activation](real, attributes, y.scale) + shift, y)
+        return requantize(WIDES[activation](steps(QuantParams(1.0, 0)), attributes, y.scale), y)
     low, high = (-math.inf, math.inf) if not activation else CLAMPS[activation](attributes)
     bounds = quantize_linear(np.array([low, high], np.float32), y)
     return requantize(steps(y), y, int(bounds[0]), int(bounds[1]))

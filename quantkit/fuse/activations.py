@@ -18,13 +18,16 @@ Emit = Callable[..., Any]
 class Activation:
     """attributes: name -> default (ONNX's); lookup: evaluated by table (else it is a pair of clamp bounds, or wide).
 
-    wide: behind weights only, evaluated on the float32 value of the sum before it is rounded."""
+    wide: behind weights only, evaluated on the float32 value of the sum before it is rounded. by_channel: attributes
+    that are tensors, float32 [C] with as many axes of size 1 behind as the output has behind its channels; `evaluate`
+    leaves them out."""
 
     attributes: Mapping[str, float]
     lookup: bool
     body: Callable[[Emit, Any, Mapping[str, Any]], Any]
     evaluate: Callable[[float, Mapping[str, float]], float]
     wide: bool = False
+    by_channel: tuple[str, ...] = ()
 
 
 def constant(emit: Emit, value: float) -> Any:
@@ -132,9 +135,24 @@ def _with_affine(row: Activation) -> Activation:
 
 ACTIVATIONS.update({name + AFFINE: _with_affine(ACTIVATIONS[name]) for name in WITH_AFFINE})
 
+
+def _with_channels(row: Activation, by_channel: tuple[str, ...]) -> Activation:
+    def body(emit: Emit, x: Any, attributes: Mapping[str, Any]) -> Any:
+        value = row.body(emit, x, {})
+        for step, key in zip(("Mul", "Add"), by_channel, strict=False):
+            value = emit(step, [value, emit("Constant", [], {"value": attributes[key]})], {})
+        return value
+
+    return replace(row, lookup=False, body=body, by_channel=by_channel)
+
+
+SCALED = {"HardSwishScaled": ("scale",), "HardSwishScaledShifted": ("scale", "shift")}
+"""scale * HardSwish(x) [+ shift], numbers for each channel: what equalization makes of it, behind weights only."""
+ACTIVATIONS.update({name: _with_channels(ACTIVATIONS["HardSwish"], keys) for name, keys in SCALED.items()})
+
 WIDE = "Wide"
 """Prefix of an activation that a weighted op evaluates on its sums: one rounding less than by table."""
-WITH_WIDE = ("HardSwish", "HardSwishAffine", "LeakyRelu")
+WITH_WIDE = ("HardSwish", "HardSwishAffine", *SCALED, "LeakyRelu")
 """Those that a few float32 operations give, the same on every CPU."""
 ACTIVATIONS.update({WIDE + name: replace(ACTIVATIONS[name], lookup=False, wide=True) for name in WITH_WIDE})
 

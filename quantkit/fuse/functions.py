@@ -15,11 +15,12 @@ import onnx_ir as ir
 from quantkit.fuse.activations import ACTIVATIONS
 from quantkit.fuse.opnames import BINARY, DOMAIN, PRODUCTS, OpName
 
-_INTS, _INT, _STRING, _FLOAT = (
+_INTS, _INT, _STRING, _FLOAT, _TENSOR = (
     ir.AttributeType.INTS,
     ir.AttributeType.INT,
     ir.AttributeType.STRING,
     ir.AttributeType.FLOAT,
+    ir.AttributeType.TENSOR,
 )
 _POOL = {"kernel_shape": _INTS, "strides": _INTS, "pads": _INTS, "ceil_mode": _INT}
 
@@ -110,7 +111,8 @@ def body_attributes(name: OpName, opset: int) -> dict[str, ir.AttributeType]:
     table = {key: kind for key, kind in known.items() if opset >= SINCE_OPSET.get((name.base, key), 0)}
     activation = name.base if name.base in ACTIVATIONS else name.activation
     if activation:
-        table.update(dict.fromkeys(ACTIVATIONS[activation].attributes, _FLOAT))
+        row = ACTIVATIONS[activation]
+        table.update(dict.fromkeys(row.attributes, _FLOAT) | dict.fromkeys(row.by_channel, _TENSOR))
     return table
 
 
@@ -150,7 +152,7 @@ def emit_activation(emit: Emitter, name: OpName, value: ir.Value, attributes: Ma
     if not name.activation:
         return value
     row = ACTIVATIONS[name.activation]
-    return row.body(emit, value, {k: attributes[k] for k in row.attributes})
+    return row.body(emit, value, {k: attributes[k] for k in (*row.attributes, *row.by_channel)})
 
 
 def _sizes_like(emit: Emitter, x: ir.Value, like: ir.Value) -> ir.Value:

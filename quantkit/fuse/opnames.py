@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from quantkit.fuse.activations import ACTIVATIONS, WIDE
+from quantkit.fuse.activations import ACTIVATIONS, SCALED, WIDE
 
 DOMAIN = "quantkit"
 DOMAIN_VERSION = 1
@@ -79,11 +79,12 @@ class OpName:
 
 
 def _all_names() -> list[OpName]:
-    plain = [name for name, row in ACTIVATIONS.items() if not row.wide]
+    plain = [name for name, row in ACTIVATIONS.items() if not row.wide and not row.by_channel]
     wide = [name for name, row in ACTIVATIONS.items() if row.wide]
     activations = ("", *plain)
     names = [OpName(b, lv, add, a) for b in WEIGHTED for lv in PREFIX for add in (False, True) for a in activations]
     names += [OpName(b, "static", add, a) for b in WEIGHTED for add in (False, True) for a in wide]
+    names += [OpName(b, "float", add, a) for b in WEIGHTED for add in (False, True) for a in SCALED]
     names += [OpName(b, "static", to_float=True) for b in WEIGHTED]
     names += [OpName(b, "static", activation=a) for b in BINARY for a in activations]
     names += [OpName(b, "float", activation=a) for b in BINARY for a in plain]

@@ -20,15 +20,18 @@ X_PARAMS, W, W_SCALE, BIAS, AFTER_BIAS = 1, 3, 4, 6, 8
 """Positions of a weighted node's inputs; r and its parameters, then the pre pair, then the y pair follow."""
 HARD_SWISH, LEAKY_RELU = 1, 2
 """qk_wide_activation of native/qk.h."""
-WIDE_ATTRIBUTES = {"scale": 1.0, "shift": 0.0, "alpha": 0.0}
-"""What wide activations have, and what its absence means."""
+SHIFT_MOST = 2.0**20
+"""Output steps beyond which the engine clamps before it rounds: see qk_epilogue.steepest."""
 REAL = QuantParams(1.0, 0)
 """Steps of 1: what the sums in front of a wide activation are scaled to."""
 
 
-def activation_attributes(node: ir.Node, activation: str) -> dict[str, float]:
-    """The attributes of the activation that `node` holds, such as alpha."""
-    return {key: float(node.attributes[key].as_float()) for key in ACTIVATIONS[activation].attributes}
+def activation_attributes(node: ir.Node, activation: str) -> dict[str, Any]:
+    """The attributes of the activation that `node` holds, such as alpha; those by channel as float64 [C]."""
+    row = ACTIVATIONS[activation]
+    numbers = {key: float(node.attributes[key].as_float()) for key in row.attributes}
+    arrays = {key: node.attributes[key].as_tensor().numpy().astype(np.float64).reshape(-1) for key in row.by_channel}
+    return {**numbers, **arrays}
 
 
 def clamp_bounds(node: ir.Node, activation: str, y: QuantParams) -> tuple[int, int]:
@@ -51,7 +54,7 @@ def epilogue(node: ir.Node, name: OpName, after: int, context: Lowering) -> tupl
 
     Behind a wide activation the parameters are REAL: sums are scaled to the values that they stand for."""
     if name.is_wide:
-        return REAL, wide_fields(node, name.activation, context.params(node, after))
+        return REAL, wide_fields(node, name.activation, context.params(node, after), _channels(node))
     if not name.is_lookup:
         y = context.params(node, after)
         low, high = clamp_bounds(node, name.activation, y)
@@ -63,15 +66,26 @@ def epilogue(node: ir.Node, name: OpName, after: int, context: Lowering) -> tupl
     return pre, fields
 
 
-def wide_fields(node: ir.Node, activation: str, y: QuantParams) -> dict[str, Any]:
+def _channels(node: ir.Node) -> int:
+    bias = constant(node.inputs[BIAS])
+    assert bias is not None
+    return bias.size
+
+
+def wide_fields(node: ir.Node, activation: str, y: QuantParams, channels: int) -> dict[str, Any]:
     """The fields of qk_epilogue for an activation on the sums, to u8 with parameters y."""
     attributes = activation_attributes(node, activation)
-    scale, shift, slope = (attributes.get(key, default) / y.scale for key, default in WIDE_ATTRIBUTES.items())
-    kind = LEAKY_RELU if activation == f"{WIDE}LeakyRelu" else HARD_SWISH
-    return {
-        "zero_point": y.zero_point, "low": QMIN, "high": QMAX, "activation": kind, "activation_scale": scale,
-        "activation_shift": shift, "slope": slope,
-    }  # fmt: skip
+    fields: dict[str, Any] = {"zero_point": y.zero_point, "low": QMIN, "high": QMAX}
+    if activation == f"{WIDE}LeakyRelu":
+        slopes = {"rising": 1.0 / y.scale, "falling": attributes["alpha"] / y.scale}
+        return fields | {"activation": LEAKY_RELU, **slopes}
+    scale, shift = (
+        np.broadcast_to(np.float32(attributes.get(key, default) / divisor), channels).copy()
+        for key, default, divisor in (("scale", 1.0, 6.0 * y.scale), ("shift", 0.0, y.scale))
+    )
+    steepest = 6.0 * float(np.abs(scale).max()) if np.abs(shift).max() <= SHIFT_MOST else np.inf
+    shifts = {"activation_shift": shift} if shift.any() else {}
+    return fields | {"activation": HARD_SWISH, "activation_scale": scale, "steepest": steepest, **shifts}
 
 
 def conv_geometry(node: ir.Node, name: OpName) -> dict[str, int]:

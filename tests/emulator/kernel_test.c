@@ -65,6 +65,8 @@ static void point(uint32_t kind, void *params, const guarded *g, const void *pac
     case QK_CONV:
         ((qk_conv_params *)params)->packed = packed;
         ((qk_conv_params *)params)->epilogue.table = table;
+        ((qk_conv_params *)params)->epilogue.activation_scale = (const float *)(const void *)g[INTS0].data;
+        ((qk_conv_params *)params)->epilogue.activation_shift = (const float *)(const void *)g[INTS1].data;
         break;
     case QK_BINARY:
         ((qk_binary_params *)params)->table = table;

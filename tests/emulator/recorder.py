@@ -67,6 +67,8 @@ def pointed_to(library: RecordingLibrary, kind: int, params: Any) -> Blobs:
         found["table"] = memory(table, TABLE_BYTES)
     if kind == library.QK_CONV:
         found |= library.operands[int(_engine.ffi.cast("intptr_t", params.packed))]
+        numbers = {"ints0": params.epilogue.activation_scale, "ints1": params.epilogue.activation_shift}
+        found |= {key: memory(p, 4 * params.out_c) for key, p in numbers.items() if p != _engine.ffi.NULL}
     elif kind == library.QK_POOL and params.average:
         found["ints0"] = memory(params.multiplier_by_count, 4 * (params.kernel_h * params.kernel_w + 1))
     elif kind == library.QK_RESIZE:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from quantkit.execute.oracle import run_oracle
 from tests.execute.one_op import OneOp, pair, random_u8, run_onnxruntime, triple
@@ -43,6 +43,12 @@ ACTIVATION_BODIES |= {
     for name in WITH_AFFINE
 }
 ON_SUMS = {f"Wide{name}": ACTIVATION_BODIES[name] for name in ("HardSwish", "HardSwishAffine", "LeakyRelu")}
+BY_CHANNEL = "plain = HardSwish(v) scale = Constant <value: tensor = @scale> () {} = Mul(plain, scale)"
+ON_SUMS |= {
+    "WideHardSwishScaled": BY_CHANNEL.format("a"),
+    "WideHardSwishScaledShifted": BY_CHANNEL.format("scaled")
+    + " shift = Constant <value: tensor = @shift> () a = Add(scaled, shift)",
+}
 """Evaluated before anything is rounded, behind weights only."""
 ACTIVATION_ATTRIBUTES = {
     "Clip": {"min": -0.5, "max": 1.5},
@@ -100,11 +106,17 @@ def weighted(
         body += "rf = DequantizeLinear(r, rs, rz) v0 = Add(c, rf) "
     else:
         body += "v0 = Identity(c) "
+    own = ACTIVATION_ATTRIBUTES.get(activation, {})
+    if "Scaled" in activation:
+        rank = w["w"].ndim - 2 if name.startswith("QConv") else 0
+        numbers = np.linspace(-0.3, 1.7, w["ws"].size, dtype=np.float32).reshape(-1, *[1] * rank)
+        own = {key: numpy_helper.from_array(array) for key, array in (("scale", numbers), ("shift", 0.4 - numbers))}
+        own = own if "Shifted" in activation else {"scale": own["scale"]}
     return OneOp(
         name,
         body + finish(activation),
         inputs | target_pairs(activation, step),
-        attributes | ACTIVATION_ATTRIBUTES.get(activation, {}),
+        attributes | own,
         fed=("x",) if residual is None else ("x", "r"),
     )
 
@@ -171,7 +183,11 @@ def test_conv_with_residual_and_activation_agrees_with_onnxruntime(activation: s
     assert_within_one_step(case)
 
 
-@pytest.mark.parametrize(("add", "activation"), [(False, ""), (True, "Relu"), (False, "Gelu"), (True, "WideHardSwish")])
+GEMM_TARGETS = [(False, ""), (True, "Relu"), (False, "Gelu"), (True, "WideHardSwish")]
+GEMM_TARGETS += [(False, "WideHardSwishScaled"), (True, "WideHardSwishScaledShifted")]
+
+
+@pytest.mark.parametrize(("add", "activation"), GEMM_TARGETS)
 def test_gemm_and_matmul_agree_with_onnxruntime(add: bool, activation: str) -> None:
     rng = np.random.default_rng(3)
     suffix = f"{'Add' if add else ''}{activation}"

@@ -35,7 +35,7 @@ X_PARAMS = {"one-sided": (0.05, 0), "centred": (0.05, 128), "wide": (0.4, 100)}
 
 
 @pytest.mark.parametrize("params", X_PARAMS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", [name for name, row in ACTIVATIONS.items() if not row.by_channel])
 def test_the_table_agrees_with_the_function_body_within_one_step(activation, params):
     """The body works in float32, the table in float64: near a tie they may differ by one."""
     scale, zero_point = X_PARAMS[params]

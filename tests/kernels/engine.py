@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,3 +100,15 @@ def op_kernel_name(isa: int, kind: int, params: Any) -> str | None:
     op = ffi.new("qk_op *", {"kind": kind, "params": ffi.cast("void *", params)})
     name = lib.qk_op_kernel_name(isa, op)
     return None if name == ffi.NULL else str(ffi.string(name).decode())
+
+
+SWISH_NUMBERS = ("activation_scale", "activation_shift")
+
+
+def swish_numbers(wide: Mapping[str, Any], rng: np.random.Generator, channels: int) -> dict[str, Any]:
+    """Fields of qk_epilogue, those of SWISH_NUMBERS drawn for each channel between the two ends that `wide` gives.
+
+    They stand before an unmapped page."""
+    drawn = {k: guarded(rng.uniform(*wide[k], channels).astype(np.float32)) for k in SWISH_NUMBERS if k in wide}
+    steepest = {"steepest": 6 * float(np.abs(drawn[SWISH_NUMBERS[0]]).max())} if drawn else {}
+    return {**steepest, **wide, **drawn}

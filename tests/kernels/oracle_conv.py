@@ -89,9 +89,8 @@ def requantize(
 
 
 def _activated(v: Array, wide: Mapping[str, Any]) -> Array:
-    """float32, every step rounded: HardSwish or LeakyRelu, scaled and shifted."""
-    scale = np.float32(wide["activation_scale"])
-    factor = np.where(v < 0, np.float32(wide.get("slope", 0)), scale)
+    """float32, every step rounded: HardSwish with a scale and a shift for each channel, or LeakyRelu."""
     if wide["activation"] == lib.QK_HARD_SWISH:
-        factor = np.clip(v * (scale / np.float32(6)) + scale * np.float32(0.5), *sorted((np.float32(0), scale)))
-    return v * factor + np.float32(wide.get("activation_shift", 0))
+        sixfold = v * np.clip(v + np.float32(3), np.float32(0), np.float32(6))
+        return sixfold * wide["activation_scale"] + wide.get("activation_shift", np.float32(0))
+    return v * np.where(v < 0, np.float32(wide["falling"]), np.float32(wide["rising"]))

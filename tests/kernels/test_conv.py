@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 from quantkit.execute._engine import ffi, lib
 
-from tests.kernels.engine import ISAS, aligned, guarded, isa_name, kernels, op_kernel_name, pointer, run_in_pool, run_op
+from tests.kernels.engine import (  # fmt: skip
+    ISAS,
+    aligned,
+    guarded,
+    isa_name,
+    kernels,
+    op_kernel_name,
+    pointer,
+    run_in_pool,
+    run_op,
+    swish_numbers,
+)
 from tests.kernels.oracle_conv import Array, Geometry, accumulate, requantize
 
 Case = dict[str, Any]
@@ -62,7 +73,7 @@ class Layer:
         self.bias = rng.integers(-5000, 5000, g.out_c, dtype=np.int32)
         self.multiplier = (rng.uniform(0.5, 1.5, g.out_c) * 60 / (74 * 74 * np.sqrt(depth))).astype(np.float32)
         self.in_zero_point, self.zero_point, self.bounds, self.gaps = in_zero_point, zero_point, bounds, gaps
-        self.to_float, self.wide = to_float, wide or {}
+        self.to_float, self.wide = to_float, swish_numbers(wide or {}, rng, g.out_c)
         self.multiplier *= np.float32(0.1 if wide else 1.0)  # v in about -10..10
         self.table = rng.permutation(256).astype(np.uint8) if with_table else None
         out_shape = (g.batch, *g.out_size, g.out_c)
@@ -84,7 +95,7 @@ class Layer:
             "residual_multiplier": self.residual_multiplier,
             "residual_zero_point": self.residual_zero_point,
             "to_float": int(self.to_float),
-            **self.wide,
+            **{key: pointer(v, "float *") if isinstance(v, np.ndarray) else v for key, v in self.wide.items()},
         }
         fields = dict(zip(names.split(), values, strict=True)) | {"dilation_h": g.dilation[0]}
         fields |= {"dilation_w": g.dilation[1], "pad_top": g.pads[0], "pad_left": g.pads[1], "groups": g.groups}
@@ -249,7 +260,6 @@ KINDS = {
 }
 kinds = pytest.mark.parametrize("geometry", list(KINDS.values()), ids=list(KINDS))
 
-HARD_SWISH = {"activation": lib.QK_HARD_SWISH, "activation_scale": 17.3, "activation_shift": -4.2}
 EPILOGUES: dict[str, Case] = {
     "plain": {},
     "relu": {"bounds": (100, 255)},
@@ -260,10 +270,6 @@ EPILOGUES: dict[str, Case] = {
     "float output": {"to_float": True},
     "pitches": {"gaps": (7, 9, 11), "with_residual": True},
     "float output with a pitch": {"gaps": (1, 3, 0), "to_float": True},
-    "hard swish": {"wide": HARD_SWISH},
-    "hard swish of a residual sum": {"wide": HARD_SWISH, "with_residual": True, "gaps": (0, 5, 1)},
-    "hard swish turned over": {"wide": HARD_SWISH | {"activation_scale": -9.1}},
-    "leaky relu": {"wide": {"activation": lib.QK_LEAKY_RELU, "slope": 2.3, "activation_scale": 21.7}},
 }
 
 

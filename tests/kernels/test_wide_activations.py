@@ -1,4 +1,4 @@
-"""Activations on the sums of a conv: what the engine must refuse. Their values are tested with the other epilogues."""
+"""Activations on the sums of a conv: their values, and what the engine must refuse."""
 
 from __future__ import annotations
 
@@ -8,17 +8,37 @@ import pytest
 from quantkit.execute._engine import ffi, lib
 
 from tests.kernels.engine import ISAS, aligned, isa_name, pointer
-from tests.kernels.test_conv import DENSE, HARD_SWISH, Layer
+from tests.kernels.oracle_conv import Geometry
+from tests.kernels.test_conv import DENSE, Case, Layer, check, isas, kinds
 
+HARD_SWISH = {"activation": lib.QK_HARD_SWISH, "activation_scale": (1.1, 5.3), "activation_shift": (-9.2, 4.1)}
+EPILOGUES: dict[str, Case] = {
+    "hard swish": {"wide": HARD_SWISH},
+    "hard swish of a residual sum": {"wide": HARD_SWISH, "with_residual": True, "gaps": (0, 5, 1)},
+    "hard swish without a shift": {"wide": {k: v for k, v in HARD_SWISH.items() if k != "activation_shift"}},
+    "hard swish with one number": {"wide": HARD_SWISH | {"activation_scale": (2.7, 2.7), "activation_shift": (3, 3)}},
+    "hard swish turned over": {"wide": HARD_SWISH | {"activation_scale": (-3.1, 0.4)}},
+    "hard swish that may overflow": {"wide": HARD_SWISH | {"steepest": float("inf")}},
+    "leaky relu": {"wide": {"activation": lib.QK_LEAKY_RELU, "falling": 2.3, "rising": 21.7}},
+}
 REFUSED: dict[str, dict[str, Any]] = {
     "unknown": {"wide": HARD_SWISH | {"activation": 3}},
     "with a table as well": {"wide": HARD_SWISH, "with_table": True},
     "of a float output": {"wide": HARD_SWISH, "to_float": True},
+    "without its numbers": {"wide": {"activation": lib.QK_HARD_SWISH}},
 }
 
 
+@isas
+@kinds
+@pytest.mark.parametrize("epilogue", list(EPILOGUES.values()), ids=list(EPILOGUES))
+def test_every_epilogue_with_a_wide_activation_equals_the_oracle(isa: int, geometry: Geometry, epilogue: Case) -> None:
+    check(isa, geometry, seed=1, **epilogue)
+
+
 def status_of(isa: int, layer: Layer) -> int:
-    out = aligned(4 * layer.expected().size)
+    g = layer.geometry
+    out = aligned(4 * g.out_size[0] * g.out_size[1] * g.out_c)
     packed, x = layer.pack(isa), aligned(layer.x.size)
     refs = [{"buffer": 0, "offset": 0}, {"buffer": -1, "offset": 0}]
     params = layer.params(packed)
