@@ -22,8 +22,9 @@ LEVEL_TIMES = 3.0
 """How far a sample's mean is moved from that of all samples, in its own distance."""
 CONTRAST_POWER = 0.5
 """By which power of its own ratio the contrast of a sample is moved further from the typical one."""
-FLAT_SHARE = 0.25
-"""What is left of the differences from its own mean in a flat sample."""
+FLAT_LEAST, FLAT_DEVIATIONS = 0.25, 7.0
+"""What is left of the differences from its own mean in a flat sample: so many standard deviations of the logarithm of
+the samples' contrasts less, 0.2 in photographs and next to nothing in noise, and this at least. One sample: this."""
 STRESSED_SAMPLES = 64
 """Samples that are changed, at most."""
 RANK_LEAST = 3
@@ -33,19 +34,20 @@ RANK_LEAST = 3
 @dataclass(frozen=True)
 class _Sample:
     """x: float32 [N, ...]; own, contrast: float64 [N, 1, ...], mean and standard deviation of each row. mean: of all
-    samples; typical: the geometric mean of their contrasts."""
+    samples; typical: the geometric mean of their contrasts; flat: what a flat sample keeps of its contrast."""
 
     x: np.ndarray
     own: np.ndarray
     contrast: np.ndarray
     mean: float
     typical: float
+    flat: float
 
 
 FAMILIES: Mapping[str, Callable[[_Sample], np.ndarray]] = {
     "level": lambda s: s.x + (LEVEL_TIMES - 1.0) * (s.own - s.mean),
     "contrast": lambda s: s.own + (s.contrast / s.typical) ** CONTRAST_POWER * (s.x - s.own),
-    "flat": lambda s: s.own + FLAT_SHARE * (s.x - s.own),
+    "flat": lambda s: s.own + s.flat * (s.x - s.own),
 }
 """How samples are changed: means LEVEL_TIMES as far from that of all, contrasts further from the typical one, flat."""
 
@@ -91,11 +93,14 @@ class _Seen:
         contrasts = np.concatenate([contrast.reshape(-1) for _, contrast in rows])
         self.mean = float(np.concatenate([level.reshape(-1) for level, _ in rows]).mean())
         self.least = max(float(contrasts.max()) * 2.0**-10, float(np.finfo(np.float32).tiny))
-        self.typical = float(np.exp(np.log(np.maximum(contrasts, self.least)).mean()))
+        logs = np.log(np.maximum(contrasts, self.least))
+        self.typical = float(np.exp(logs.mean()))
+        spread = float(logs.std()) if logs.size > 1 else np.inf
+        self.flat = max(FLAT_LEAST, float(np.exp(-FLAT_DEVIATIONS * spread)))
 
     def sample(self, x: np.ndarray) -> _Sample:
         own, contrast = _level_and_contrast(x)
-        return _Sample(x, own, np.maximum(contrast, self.least), self.mean, self.typical)
+        return _Sample(x, own, np.maximum(contrast, self.least), self.mean, self.typical, self.flat)
 
 
 def _can_change(samples: Sequence[Fed], name: str, x: np.ndarray) -> bool:
