@@ -15,6 +15,7 @@ from quantkit.fold.constants import fold_constants
 from quantkit.fold.editing import DONE_NOTHING, Pass
 from quantkit.fold.einsum import matrix_products
 from quantkit.fold.explicit import write_out_attributes
+from quantkit.fold.factors import carry_factors
 from quantkit.fold.gemm import normalize_gemm
 from quantkit.fold.identities import remove_identities
 from quantkit.fold.norms import name_layer_norms
@@ -42,6 +43,7 @@ PASSES: tuple[Pass, ...] = (
     name_plainly,
     name_layer_norms,
     fold_scale_shift,
+    carry_factors,
     fold_batchnorm,
     fold_pads,
 )

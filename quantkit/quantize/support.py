@@ -16,6 +16,7 @@ import onnx_ir as ir
 from quantkit.fuse.float_only import why_float
 from quantkit.fuse.functions import ATTRIBUTES
 from quantkit.fuse.graph import Reject, constant, layers_in_bodies, quantkit_name, scalar
+from quantkit.fuse.masks import adds_a_mask
 from quantkit.fuse.opnames import MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
 from quantkit.fuse.patterns import activation_of
 from quantkit.quantize.sizes import measured_tensor
@@ -120,6 +121,8 @@ def _squeeze(node: ir.Node) -> StaticForm:
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
     if shape is None:
         raise Reject("the shape to squeeze is not known")
+    if (len(node.inputs) < 2 or node.inputs[1] is None) and not all(isinstance(d, int) for d in shape):
+        raise Reject("it squeezes every dimension that is 1, and some are not known before it runs")
     ones = np.array([i for i, d in enumerate(shape) if d == 1], np.int64)
     return StaticForm(OpName("Squeeze"), (node.inputs[0],), (_constant_input(node, 1, "axes", ones),), {}, True)  # type: ignore[arg-type]
 
@@ -288,6 +291,8 @@ def _gather(node: ir.Node) -> StaticForm:
 
 
 def _binary(node: ir.Node) -> StaticForm:
+    if adds_a_mask(node):
+        raise Reject("it adds a mask: what samples do not show it hide would not be hidden")
     return StaticForm(OpName(node.op_type), tuple(node.inputs))  # type: ignore[arg-type]
 
 

@@ -98,3 +98,10 @@ def test_recurrent_layers_stay_fp32_and_say_why(op):
     result = pipeline.quantize(proto, [{"x": rng.normal(size=(5, 1, 16)).astype(np.float32)}])
     assert any(d.node == "recurrent" and "feeds back" in d.detail for d in result.decisions)
     assert "feeds back" in Session(result.model).plan[0].reason
+
+
+def test_a_squeeze_of_whichever_dimensions_are_1_needs_all_of_them_known():
+    body = f"c = Conv<{CONV}>(x, w) g = GlobalAveragePool(c) y = Squeeze(g)"
+    found = selection(body, inputs="float[N,3,8,8] x")
+    assert "QSqueeze" not in chosen(found)
+    assert any("not known before it runs" in d.detail for d in found.decisions)
