@@ -29,9 +29,12 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], lis
     return {(isa, file): hot_loops(isa, file, folder) for isa, files in KERNEL_FILES.items() for file in files}
 
 
+OTHER_TILES = re.compile("depthwise|maddubs|narrow")
+
+
 @pytest.mark.parametrize(
     ("isa", "file"),
-    [(isa, file) for isa, files in KERNEL_FILES.items() for file in files if not re.search("depthwise|maddubs", file)],
+    [(isa, file) for isa, files in KERNEL_FILES.items() for file in files if not OTHER_TILES.search(file)],
 )
 def test_every_tile_is_a_loop_of_its_own_with_one_multiplication_for_each_sum(
     loops: dict[tuple[str, str], list[Loop]], isa: str, file: str
@@ -54,6 +57,18 @@ def test_the_loops_of_maddubs_multiply_twice_as_often_by_bytes_and_touch_no_stac
         rows = int(loop.function.rpartition("_")[2])
         assert loop.dots in (rows, 2 * rows), loop.function
         assert loop.count("vpmaddubsw") == 2 * loop.dots, loop.function
+        assert loop.on_stack == [], loop.function
+
+
+def test_the_loops_of_few_inputs_are_four_steps_long_and_touch_no_stack(
+    loops: dict[tuple[str, str], list[Loop]],
+) -> None:
+    found = loops["avx2", "conv_narrow.c"]
+    assert {loop.function for loop in found} == {"tile_2x4", "tile_2x3", "tile_4x2", "tile_8x1"}
+    for loop in found:
+        rows, width = (int(n) for n in loop.function.rpartition("_")[2].split("x"))
+        assert loop.dots == loop.count("vpaddd") == 4 * rows * width, loop.function
+        assert loop.count("vpbroadcastd") == 4 * rows, loop.function
         assert loop.on_stack == [], loop.function
 
 
