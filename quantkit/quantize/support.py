@@ -16,7 +16,7 @@ import onnx_ir as ir
 from quantkit.fuse.float_only import why_float
 from quantkit.fuse.functions import ATTRIBUTES
 from quantkit.fuse.graph import Reject, constant, layers_in_bodies, quantkit_name, scalar
-from quantkit.fuse.masks import adds_a_mask
+from quantkit.fuse.masks import adds_a_mask, is_masked
 from quantkit.fuse.opnames import MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
 from quantkit.fuse.patterns import activation_of
 from quantkit.quantize.sizes import measured_tensor
@@ -291,8 +291,6 @@ def _gather(node: ir.Node) -> StaticForm:
 
 
 def _binary(node: ir.Node) -> StaticForm:
-    if adds_a_mask(node):
-        raise Reject("it adds a mask: what samples do not show it hide would not be hidden")
     return StaticForm(OpName(node.op_type), tuple(node.inputs))  # type: ignore[arg-type]
 
 
@@ -346,6 +344,8 @@ def static_form(node: ir.Node) -> StaticForm:
         layers = layers_in_bodies(node)
         inside = f"the layers in its bodies ({layers}) are judged for themselves"
         raise Reject(inside if layers else why_float(node) or "no INT8 form")
+    if adds_a_mask(node) or any(value is not None and is_masked(value) for value in form.data):
+        raise Reject("a mask is put on the scores: what samples do not show it hide would not be hidden")
     for value in (*form.data, *node.outputs):
         if value is None:
             raise Reject("an optional input is absent")
