@@ -3,6 +3,8 @@
 A message says where, what, what was got and what to do, in one line.
 """
 
+from collections.abc import Collection
+
 
 class QuantkitError(Exception):
     """Base of every error a user can cause; the command line prints it and exits with `exit_code`."""
@@ -26,6 +28,14 @@ class DataError(QuantkitError):
 
 class CalibrationError(QuantkitError):
     """Ranges cannot be found: a tensor without finite values, a table that belongs to another model."""
+
+
+class NotFiniteError(CalibrationError):
+    """Tensors inside a model hold NaN or infinity for a sample whose outputs hold no NaN: masked scores, say."""
+
+    def __init__(self, message: str, tensors: Collection[str]) -> None:
+        super().__init__(message)
+        self.tensors = frozenset(tensors)
 
 
 class RangeError(QuantkitError):

@@ -283,7 +283,7 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     from quantkit.execute.trial import run_trial, wreck
     from quantkit.load.prepared import unmark_prepared
     from quantkit.observe.streamed import free_models
-    from quantkit.quantize.calibration import calibrate_fused
+    from quantkit.quantize.finite import calibrate_where_finite
     from quantkit.quantize.select import select
 
     if not selection.forms:
@@ -301,7 +301,7 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     problem = ""
     for tried in _retreat(config, once=isinstance(data, Iterator)):
         try:
-            done = calibrate_fused(fused, selection, data, tried, **runners, **options)
+            done = calibrate_where_finite(fused, selection, data, tried, **runners, **options)
             unmark_prepared(done.model)
             free_models(fused)
             problem = wreck(done.model, trial, options.get("threads"))

@@ -147,7 +147,7 @@ class _Search:
         wild = self.not_finite
         for node, form in self.selection.forms.items():
             tensors = [v.name or "" for v in (*form.data, *node.outputs) if v.name in self.ranges or v.name in wild]
-            problems = [f"{name!r} holds infinite values" for name in tensors if name in wild]
+            problems = [f"{name!r} holds NaN or infinite values" for name in tensors if name in wild]
             problems += [f"{name!r} holds no values" for name in tensors if name not in self.with_values]
             if problems:
                 result.keep[node.name or ""] = problems[0]
@@ -196,7 +196,9 @@ class _Search:
                 self._note_range(name, feeds.get(name, values.get(name, constants.get(name))))
             for name, axis in means.items():
                 self._note_channels(name, axis, feeds.get(name, values.get(name)))
-            self.result.reference.append({name: values[name] for name in self.judged})
+            wanted = {name: values[name] for name in self.judged}
+            self.has_nan |= any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in wanted.values())
+            self.result.reference.append(wanted)
 
     def _note_range(self, name: str, array: np.ndarray | None) -> None:
         if array is None or array.size == 0:
@@ -205,7 +207,6 @@ class _Search:
         self.with_values.add(name)
         if not np.abs(array).max() < LARGEST_VALUE:
             self.not_finite.add(name)
-            self.has_nan |= bool(np.isnan(array).any())
         else:
             low, high = float(array.min()), float(array.max())
             known = self.ranges.get(name, Range(low, high))

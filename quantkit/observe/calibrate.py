@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quantkit.cores import core_count
-from quantkit.errors import CalibrationError
+from quantkit.errors import CalibrationError, NotFiniteError
 from quantkit.observe.batches import Batch, common_rows
 from quantkit.observe.channels import ChannelSums, channel_sums
 from quantkit.observe.histogram import NumpyBackend, StatisticsBackend, TensorStatistics
@@ -44,7 +44,8 @@ def observe(
     model: onnx_ir.Model, onnx.ModelProto, bytes or a path; not modified. The activations of a few batches live at a
     time (MOST_WORKERS), so memory does not grow with the data.
     channels: tensor -> axis, for those of which the mean of every channel is wanted as well.
-    Raises CalibrationError on NaN or infinity, naming the tensor and the sample, and on data without samples.
+    Raises CalibrationError on NaN or infinity, naming the tensor and the sample, and on data without samples;
+    NotFiniteError where the outputs for that sample hold no NaN.
     """
     wanted = list(dict.fromkeys(tensors))
     count = getattr(dataset, "count", None)
@@ -81,6 +82,7 @@ class _Observer:
         self.axes = channels
         self.channels: dict[str, ChannelSums] = {}
         self.outputs = [name for name in wanted if name not in inputs]
+        self.results = _graph_outputs(model)
         self.runner = FloatRunner(model, threads, expose=self.outputs, spin=False)
         self.backend = backend
         self.own = threading.local()
@@ -95,8 +97,15 @@ class _Observer:
         values = dict(zip(self.outputs, made, strict=True))
         values.update((name, batch.feeds[name]) for name in self.wanted if name not in values)
         bad, sums = _add(self.own.statistics, values, batch, self.backend, self.axes)
-        _require_finite(bad, values, batch)
+        if bad:
+            message = _not_finite(bad, values, batch)
+            raise CalibrationError(message) if self._spoils(batch) else NotFiniteError(message, bad)
         return _Seen(batch, sums)
+
+    def _spoils(self, batch: Batch) -> bool:
+        """Whether the outputs of the model for a batch hold NaN, or what it is fed does."""
+        found = [*self.runner.run(batch.feeds, self.results), *batch.feeds.values()]
+        return any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in map(np.asarray, found))
 
     def collect(self, seen: _Seen) -> None:
         """Adds the channel sums of a batch; called in the order of the data."""
@@ -132,15 +141,22 @@ def _in_order(
 
 
 def _graph_inputs(model: Any) -> set[str]:
+    graph = _graph_of(model)
+    return {value.name for value in (graph.inputs if hasattr(graph, "inputs") else graph.input)}
+
+
+def _graph_outputs(model: Any) -> list[str]:
+    graph = _graph_of(model)
+    return [value.name for value in (graph.outputs if hasattr(graph, "outputs") else graph.output)]
+
+
+def _graph_of(model: Any) -> Any:
+    """The graph of an onnx_ir.Model, an onnx.ModelProto, or a serialized one."""
     import onnx
 
-    if hasattr(model, "graph") and not isinstance(model, onnx.ModelProto):
-        return {value.name for value in model.graph.inputs}
     if isinstance(model, bytes):
-        model = onnx.load_model_from_string(model)
-    elif not isinstance(model, onnx.ModelProto):
-        model = onnx.load(str(model), load_external_data=False)
-    return {value.name for value in model.graph.input}
+        return onnx.load_model_from_string(model).graph
+    return model.graph if hasattr(model, "graph") else onnx.load(str(model), load_external_data=False).graph
 
 
 def _add(
@@ -174,15 +190,14 @@ def _valid_rows(value: np.ndarray, batch: Batch) -> np.ndarray:
     return value[: batch.valid] if padded else value
 
 
-def _require_finite(bad: Mapping[str, int], values: Mapping[str, np.ndarray], batch: Batch) -> None:
+def _not_finite(bad: Mapping[str, int], values: Mapping[str, np.ndarray], batch: Batch) -> str:
     """Names the first tensor in the order given, which is where the trouble starts when that is the graph's order."""
-    for name, value in values.items():
-        if name in bad:
-            sample = _culprit(_valid_rows(value, batch), batch)
-            raise CalibrationError(
-                f"{name}: {bad[name]} values are NaN or infinite for sample {sample}; "
-                "check the model and --preprocess, or leave the sample out"
-            )
+    name = next(name for name in values if name in bad)
+    sample = _culprit(_valid_rows(values[name], batch), batch)
+    return (
+        f"{name}: {bad[name]} values are NaN or infinite for sample {sample}; "
+        "check the model and --preprocess, or leave the sample out"
+    )
 
 
 def _part(x: np.ndarray, samples: int) -> tuple[np.ndarray, int]:
