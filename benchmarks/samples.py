@@ -30,7 +30,11 @@ def tones(shape: Shape, rng: np.random.Generator) -> np.ndarray:
 
 
 def scene(shape: Shape, rng: np.random.Generator) -> np.ndarray:
-    """Soft background with ellipses of other colours, 0..1. shape: NCHW or NHWC with three channels."""
+    """Soft backgrounds with ellipses of other colours, 0..1. shape: NCHW or NHWC with three channels."""
+    return np.concatenate([_one_scene(shape, rng) for _ in range(shape[0])])
+
+
+def _one_scene(shape: Shape, rng: np.random.Generator) -> np.ndarray:
     channels_last = shape[-1] == 3
     height, width = shape[1:3] if channels_last else shape[2:]
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
@@ -83,6 +87,24 @@ def corners_with_alpha(shape: Shape, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([np.asarray(image, np.float64), np.ones((height, width, 1))], axis=-1)[None]
 
 
+def back_cover(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """A bar code on a white field with its number above, on a coloured cover, 0..1, NCHW."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    _, _, height, width = shape
+    image = Image.new("RGB", (width, height), tuple(rng.integers(60, 200, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    wide, high = int(width * rng.uniform(0.4, 0.6)), int(height * rng.uniform(0.25, 0.35))
+    left, top = (int(rng.uniform(0, limit)) for limit in (width - wide, height - high))
+    draw.rectangle((left, top, left + wide, top + high), fill="white")
+    number = "ISBN 978-" + "-".join("".join(map(str, rng.integers(0, 10, n))) for n in (1, 5, 3, 1))
+    draw.text((left + wide // 10, top + 4), number, fill="black", font=ImageFont.load_default(size=high // 8))
+    for x in range(left + wide // 10, left + wide - wide // 10, 2):
+        if rng.random() < 0.5:
+            draw.rectangle((x, top + high // 4, x + 1, top + high - high // 8), fill="black")
+    return np.moveaxis(np.asarray(image, np.float64) / 255, -1, 0)[None]
+
+
 def captcha(shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """A word 0..1, NHWC."""
     return np.moveaxis((text((1, 3, *shape[1:3]), rng) + 1) / 2, 1, -1)
@@ -108,5 +130,6 @@ KINDS: dict[str, Callable[[Shape, np.random.Generator], np.ndarray]] = {
     "one-hot": one_hot,
     "corners with alpha": corners_with_alpha,
     "captcha": captcha,
+    "back cover": back_cover,
 }
 """make(shape, rng) -> an array, which the caller converts to the input's type."""

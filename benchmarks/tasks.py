@@ -9,6 +9,8 @@ import numpy as np
 BEST = 20
 """Candidates of a detector that are compared: those that FP32 scores highest."""
 OVERLAP = 0.5
+SCORE = 0.4
+"""Detections from here on count."""
 
 Outputs = Sequence[np.ndarray]
 
@@ -82,6 +84,19 @@ def boxes(classes: int | None = None) -> Callable[[Outputs, Outputs], tuple[floa
     return judge
 
 
+def found(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
+    """Finished detections [1, candidates, 6]: corners, score, class. Of those that FP32 scores over SCORE, the share
+    that INT8 has with the same class and half the score at least."""
+    matched = []
+    for a, b in zip(fp32, int8, strict=True):
+        for box in a[0][a[0, :, 4] > SCORE]:
+            rivals = b[0][(b[0, :, 5] == box[5]) & (b[0, :, 4] > SCORE / 2)]
+            overlaps = _overlap(np.repeat(box[:4, None], len(rivals), axis=1), rivals[:, :4].T)
+            matched.append(bool((overlaps >= OVERLAP).any()))
+    share = float(np.mean(matched))
+    return share, f"found {sum(matched)} of {len(matched)}"
+
+
 def number(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
     """One number a sample: the mean difference, relative to the mean size of FP32's."""
     size = float(np.mean([np.abs(a).mean() for a in fp32]))
@@ -102,9 +117,9 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 JUDGES: dict[str, Callable[[Outputs, Outputs], tuple[float, str]]] = {
     "cosine": cosine, "top": top, "over 0.3": over(0.3), "over 0.5": over(0.5), "ctc": ctc, "boxes": boxes(),
-    "boxes of 1 class": boxes(1), "number": number,
+    "boxes of 1 class": boxes(1), "number": number, "found": found,
 }  # fmt: skip
 """judge(outputs of FP32, of INT8, one a sample) -> (1 is the same, in words)."""
 KEPT = {"cosine": 0.98, "top": 0.95, "over 0.3": 0.9, "over 0.5": 0.9, "ctc": 0.95, "boxes": 0.9,
-        "boxes of 1 class": 0.9, "number": 0.9}  # fmt: skip
+        "boxes of 1 class": 0.9, "number": 0.9, "found": 0.9}  # fmt: skip
 """Below this the task counts as lost."""
