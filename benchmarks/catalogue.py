@@ -53,7 +53,7 @@ _MOLECULE = {
 }  # fmt: skip
 _REACTION = {
     "atoms": ("few", (1, 40)), "neighbors": ("few", (1, 40)), "distances": ("few", (1, 40, 40)),
-    "roles": ("1", (1, 40)),
+    "roles": ("two or three", (1, 40)),
 }  # fmt: skip
 _VOWELS = {"char_inputs": ("few", (1, 40)), "diac_inputs": ("few", (1, 40)), "input_lengths": ("40", (1,))}
 _EIGHT_KHZ = {"input": ("tones", (1, 576)), "state": ("0", (2, 1, 128)), "sr": ("16000", ())}

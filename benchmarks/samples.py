@@ -124,6 +124,7 @@ KINDS: dict[str, Callable[[Shape, np.random.Generator], np.ndarray]] = {
     "page": lambda shape, rng: text(shape, rng, lines=8),
     "ids": lambda shape, rng: rng.integers(1, VOCABULARY, size=shape),
     "few": lambda shape, rng: rng.integers(1, 5, size=shape),
+    "two or three": lambda shape, rng: 2 + (np.arange(np.prod(shape)) * 2 // np.prod(shape)).reshape(shape),
     "shares": lambda shape, rng: rng.random(shape),
     "flags": lambda shape, rng: rng.random(shape) < 0.15,
     "spectrum": spectrum,
