@@ -52,7 +52,7 @@ _MOLECULE = {
     "rw_return_probs": ("shares", (20, 16)), "batch": ("0", (20,)), "graph_slots": ("0", (1,)),
 }  # fmt: skip
 _REACTION = {
-    "atoms": ("few", (1, 40)), "neighbors": ("few", (1, 40)), "distances": ("few", (1, 40, 40)),
+    "atoms": ("atoms", (1, 40)), "neighbors": ("4", (1, 40)), "distances": ("bonds between", (1, 40, 40)),
     "roles": ("two or three", (1, 40)),
 }  # fmt: skip
 _VOWELS = {"char_inputs": ("few", (1, 40)), "diac_inputs": ("few", (1, 40)), "input_lengths": ("40", (1,))}

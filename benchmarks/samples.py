@@ -87,6 +87,20 @@ def corners_with_alpha(shape: Shape, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([np.asarray(image, np.float64), np.ones((height, width, 1))], axis=-1)[None]
 
 
+def atoms(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Carbon, nitrogen and oxygen, the same on both sides of a reaction. Numbers from 2 on, [1, atoms]."""
+    half = 2 + rng.choice([6, 6, 6, 7, 8], size=(1, shape[1] // 2))
+    return np.concatenate([half, half], axis=1)
+
+
+def bonds_between(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Bonds between atoms of a chain on each side of a reaction, from 2 on; 1 between the sides. [1, atoms, atoms]."""
+    index = np.arange(shape[1])
+    apart = np.minimum(2 + np.abs(index[:, None] - index[None]), 11)
+    side = index * 2 // shape[1]
+    return np.where(side[:, None] == side[None], apart, 1)[None]
+
+
 def back_cover(shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """A bar code on a white field with its number above, on a coloured cover, 0..1, NCHW."""
     from PIL import Image, ImageDraw, ImageFont
@@ -132,5 +146,7 @@ KINDS: dict[str, Callable[[Shape, np.random.Generator], np.ndarray]] = {
     "corners with alpha": corners_with_alpha,
     "captcha": captcha,
     "back cover": back_cover,
+    "atoms": atoms,
+    "bonds between": bonds_between,
 }
 """make(shape, rng) -> an array, which the caller converts to the input's type."""

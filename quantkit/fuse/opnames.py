@@ -31,6 +31,8 @@ NAMED_NORMALIZATIONS = ("RMSNormalization", "GroupNormalization")
 """Those that exporters spell out because the opset has no op for them: also fused FP32 ops."""
 ALONG_AXIS = ("Softmax", "PRelu", *NORMALIZATIONS)
 """Ops that treat the runs of some axes, or the channels, each by itself."""
+MAX_DEPTH = ((1 << 31) - 1) // 255**2
+"""Products of two differences of bytes whose sum surely fits an int32."""
 MAX_VARIADIC = 64
 """Concat and Split with more operands than this stay in FP32 (a function has a fixed number of inputs)."""
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.fuse.opnames import OpName
+from quantkit.errors import EngineError
+from quantkit.fuse.opnames import MAX_DEPTH, OpName
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import Ref
 from quantkit.lower.views import View, merge, row_major
@@ -34,11 +35,17 @@ def _batch_loops(context: Lowering, a: View, b: View, out: View) -> tuple[list[i
 
 
 def lower_product(context: Lowering, node: ir.Node, name: OpName) -> None:
-    """One QK_MATMUL; `a` is copied unless its last axis is contiguous, `b` is read with any strides."""
+    """One QK_MATMUL; `a` is copied unless its last axis is contiguous, `b` is read with any strides. Raises EngineError
+    where the sums could leave int32."""
     a_params, b_params, y_params = (context.params(node, i) for i in (1, 4, 6))
     a, b = context.view(node.inputs[0]), context.view(node.inputs[3])
     batch = np.broadcast_shapes(a.dims[:-2], b.dims[:-2])
     rows, depth, columns = a.dims[-2], a.dims[-1], b.dims[-1]
+    if depth > MAX_DEPTH:
+        raise EngineError(
+            f"{node.name}: sums of {depth} products for inputs of this size; int32 holds {MAX_DEPTH}. "
+            "Give smaller ones, or quantize again with --keep-fp32 and this node's name"
+        )
     if depth > 1 and a.strides[-1] != 1:
         a = context.dense(a, row_major(a.dims))
     dims = (*batch, rows, columns)

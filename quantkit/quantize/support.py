@@ -17,12 +17,10 @@ from quantkit.fuse.float_only import why_float
 from quantkit.fuse.functions import ATTRIBUTES
 from quantkit.fuse.graph import Reject, constant, layers_in_bodies, quantkit_name, scalar
 from quantkit.fuse.masks import adds_a_mask, is_masked
-from quantkit.fuse.opnames import MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
+from quantkit.fuse.opnames import MAX_DEPTH, MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
 from quantkit.fuse.patterns import activation_of
 from quantkit.quantize.sizes import measured_tensor
 
-MAX_DEPTH = ((1 << 31) - 1) // 255**2
-"""Products of two differences of bytes that surely fit an int32."""
 MAX_GATHERED = 64
 """Indices of a Gather: each run of neighbours is a copy of its own."""
 MAX_NORMALIZED = 1 << 23
@@ -275,8 +273,7 @@ def _product(node: ir.Node) -> StaticForm:
         if _rank(value) < 2:  # type: ignore[arg-type]
             raise Reject(f"{value.name!r} is a vector")  # type: ignore[union-attr]
     depth = node.inputs[0].shape[-1]  # type: ignore[union-attr,index]
-    if not isinstance(depth, int) or depth > MAX_DEPTH:
-        depth = depth if isinstance(depth, int) else "an unknown number of"
+    if isinstance(depth, int) and depth > MAX_DEPTH:  # where it is not known, the engine refuses what is too deep
         raise Reject(f"sums of {depth} products; int32 holds {MAX_DEPTH}")
     return StaticForm(OpName("ActivationMatMul"), tuple(node.inputs))  # type: ignore[arg-type]
 
