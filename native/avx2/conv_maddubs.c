@@ -29,6 +29,9 @@
 
 enum {
     LANE_INPUTS = 16,
+    MOST_ROWS = 8,
+    ROW_BYTES = 2 * LANE_INPUTS,
+    ENTRY_BYTES = MOST_ROWS * ROW_BYTES,
     NO_INPUT = 0x80,       /* vpshufb makes 0 of it */
     DEPTH_MIN = 64,        /* below, few orders are possible */
     TAP_CHANNELS_MIN = 16, /* several taps are gathered one by one: with 3 channels 8 times the time of conv_gemm */
@@ -41,11 +44,6 @@ typedef struct {
     int32_t source, unused[7];
     uint8_t byte[2 * LANE_INPUTS];
 } maddubs_entry;
-
-/* Where its inputs are. */
-typedef struct {
-    int32_t entry, half; /* half: 0 or LANE_INPUTS */
-} maddubs_lane;
 
 /* Two steps, of which the last ones are shifted, or one shifted step. */
 enum { TWO_PLAIN, ONE_SHIFTED, TWO_SHIFTED, SINGLE_SHIFTED, KINDS };
@@ -62,7 +60,7 @@ typedef struct {
     int32_t depth, blocks, panels; /* inputs of a row; blocks of 16 of them; panels of 8 channels */
     int32_t most_entries;          /* of a panel */
     int32_t chunk, chunks;         /* panels of a unit */
-    int64_t most_lanes;            /* of all panels: more do not pay */
+    int64_t most_lanes;            /* of all panels: with a quarter more than full ones vpmaddwd is as fast */
     int64_t padding_offset, panels_offset;
     int64_t rows, tiles; /* tiles of up to 8 rows */
 } maddubs_shape;
@@ -71,7 +69,7 @@ static maddubs_shape shape_of(const qk_conv_params *c) {
     maddubs_shape s = {.depth = conv_depth(c), .panels = c->out_c / LANES, .rows = conv_rows(c)};
     s.blocks = (int32_t)qk_divide_up(s.depth, LANE_INPUTS);
     s.most_entries = s.blocks + 2;
-    s.most_lanes = (int64_t)s.panels * s.blocks * 3 / 2;
+    s.most_lanes = (int64_t)s.panels * s.blocks * 5 / 4;
     s.chunks = (int32_t)qk_divide_up((int64_t)s.panels * s.blocks * 192, CHUNK_BYTES);
     s.chunk = (int32_t)qk_divide_up(s.panels, s.chunks);
     s.chunks = (int32_t)qk_divide_up(s.panels, s.chunk);
@@ -138,44 +136,41 @@ static void find_rows(const qk_op *op, const qk_task *task, const maddubs_shape 
     }
 }
 
-static GEMM_TARGET void run_tile(const maddubs_tile *t, gemm_finish *f, int64_t channel, int32_t rows) {
+/* All panels of the tile by way of their sums. channel: the first one. */
+static GEMM_TARGET void finish_in_memory(maddubs_tile *t, gemm_finish *f, int64_t channel, int32_t rows) {
     vi sums[MOST_SUMS];
     swish_room swish;
-    repeat_multipliers(f, (const vf *)t->panel->multiplier);
-    repeat_swish(f, channel, &swish);
-    if (finishes_in_registers(f)) {
-        tiles[rows - 1](t, f, NULL);
-        return;
+    tiles[rows - 1](t, NULL, sums); /* prepares the first panel */
+    for (; t->panel; channel += LANES) {
+        repeat_multipliers(f, (const vf *)t->panel->multiplier);
+        repeat_swish(f, channel, &swish);
+        tiles[rows - 1](t, NULL, sums);
+        (f->e->to_float ? finish_float : finish_u8)(f, sums, rows);
+        f->out += LANES * (f->e->to_float ? 4 : 1);
+        f->residual += f->residual ? LANES : 0;
     }
-    tiles[rows - 1](t, NULL, sums);
-    (f->e->to_float ? finish_float : finish_u8)(f, sums, rows);
 }
 
-/* Some rows with panels begin..end-1. */
-static GEMM_TARGET void multiply_rows(const qk_op *op, const qk_task *task, const maddubs_shape *s, int64_t first,
-                                      int32_t rows, int32_t begin, int32_t end) {
+/* A tile of rows with panels begin..end-1. */
+static GEMM_TARGET void multiply_rows(const qk_op *op, const qk_task *task, const maddubs_shape *s, gemm_finish *f,
+                                      int64_t tile, int32_t begin, int32_t end, int fetches) {
     const qk_conv_params *c = op->params;
     const maddubs_scratch w = scratch_of(s, task->scratch);
-    const int32_t element = c->epilogue.to_float ? 4 : 1;
+    const int64_t first = tile * s->rows / s->tiles, channel = (int64_t)begin * LANES;
+    const int32_t rows = (int32_t)((tile + 1) * s->rows / s->tiles - first);
     const uint8_t *residual = qk_at(task, op->in[1]);
-    gemm_finish f = {.e = &c->epilogue,
-                     .q = requantizer_of(c),
-                     .width = 1,
-                     .channels = LANES,
-                     .out_pitch = (int64_t)c->out_pitch * element,
-                     .residual_pitch = c->residual_pitch};
-    maddubs_tile tile = {.next = panel_at(c, begin), .next_inputs = w.inputs[begin % 2]};
-    find_rows(op, task, s, first, rows, &tile);
-    tiles[rows - 1](&tile, NULL, NULL);
-    for (int32_t panel = begin; panel < end; panel++) {
-        tile.panel = tile.next;
-        tile.inputs = tile.next_inputs;
-        tile.next = panel + 1 < end ? panel_at(c, panel + 1) : NULL;
-        tile.next_inputs = w.inputs[(panel + 1) % 2];
-        f.out = (char *)qk_at(task, op->out) + (first * c->out_pitch + (int64_t)panel * LANES) * element;
-        f.residual = residual ? residual + first * c->residual_pitch + (int64_t)panel * LANES : NULL;
-        run_tile(&tile, &f, (int64_t)panel * LANES, rows);
-    }
+    maddubs_tile t = {.next = panel_at(c, begin),
+                      .left = end - begin,
+                      .fetches = fetches,
+                      .inputs = w.inputs[0],
+                      .next_inputs = w.inputs[1]};
+    f->out = (char *)qk_at(task, op->out) + (first * c->out_pitch + channel) * (c->epilogue.to_float ? 4 : 1);
+    f->residual = residual ? residual + first * c->residual_pitch + channel : NULL;
+    find_rows(op, task, s, first, rows, &t);
+    if (finishes_in_registers(f))
+        tiles[rows - 1](&t, f, NULL);
+    else
+        finish_in_memory(&t, f, channel, rows);
 }
 
 /* A unit is a tile of rows with a chunk of panels, whose weights the units of one chunk share. */
@@ -186,12 +181,18 @@ static qk_work maddubs_work(const qk_op *op) {
 }
 
 static GEMM_TARGET void maddubs_run(const qk_op *op, const qk_task *task) {
-    const maddubs_shape s = shape_of(op->params);
+    const qk_conv_params *c = op->params;
+    const maddubs_shape s = shape_of(c);
+    gemm_finish f = {.e = &c->epilogue,
+                     .q = requantizer_of(c),
+                     .width = 1,
+                     .channels = LANES,
+                     .out_pitch = (int64_t)c->out_pitch * (c->epilogue.to_float ? 4 : 1),
+                     .residual_pitch = c->residual_pitch};
     for (int64_t unit = task->begin; unit < task->end; unit++) {
-        const int64_t tile = unit % s.tiles, first = tile * s.rows / s.tiles;
-        const int32_t rows = (int32_t)((tile + 1) * s.rows / s.tiles - first),
-                      begin = (int32_t)(unit / s.tiles) * s.chunk;
-        multiply_rows(op, task, &s, first, rows, begin, (int32_t)qk_min64(begin + s.chunk, s.panels));
+        const int32_t begin = (int32_t)(unit / s.tiles) * s.chunk, end = (int32_t)qk_min64(begin + s.chunk, s.panels);
+        const int64_t tile = unit % s.tiles;
+        multiply_rows(op, task, &s, &f, tile, begin, end, tile == 0 || unit == task->begin);
     }
 }
 
