@@ -38,7 +38,8 @@ static cpu_features read_features(void) {
 
 static int cpu_has(qk_isa isa) {
     const cpu_features f = read_features();
-    const int avx2 = (f.xcr0 & XCR0_AVX) == XCR0_AVX && has(f.leaf1_ecx, 28) && has(f.leaf7_ebx, 5);
+    const int avx2 = (f.xcr0 & XCR0_AVX) == XCR0_AVX && has(f.leaf1_ecx, 28) && has(f.leaf1_ecx, 12) /* FMA */ &&
+                     has(f.leaf7_ebx, 5);
     const int avx512 = (f.xcr0 & XCR0_AVX512) == XCR0_AVX512 && has(f.leaf7_ebx, 16) /* F */ &&
                        has(f.leaf7_ebx, 17) /* DQ */ && has(f.leaf7_ebx, 30) /* BW */ && has(f.leaf7_ebx, 31) /* VL */;
     switch (isa) {

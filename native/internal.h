@@ -18,6 +18,7 @@
 
 /* A file of kernels puts its ISA's attribute before every function that uses intrinsics. */
 #define QK_TARGET_AVX2       __attribute__((target("avx2")))
+#define QK_TARGET_AVX2_FMA   __attribute__((target("avx2,fma")))
 #define QK_TARGET_AVXVNNI    __attribute__((target("avx2,avxvnni")))
 #define QK_TARGET_AVX512VNNI __attribute__((target("avx2,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 

@@ -253,6 +253,7 @@ KINDS = {
     "dense, enough pixels for Winograd": replace(DENSE, size=(16, 17), in_c=33, out_c=36),
     "depthwise": DEPTHWISE,
     "wide depthwise": WIDE_DEPTHWISE,
+    "depthwise, few channels": replace(DEPTHWISE, in_c=13, out_c=13, groups=13),
     "depthwise 5x5": replace(DEPTHWISE, kernel=(5, 5), pads=(2, 2, 2, 2)),
     "grouped": GROUPED,
     "1x1": Geometry(in_c=100, out_c=100),

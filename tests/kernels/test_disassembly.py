@@ -5,10 +5,20 @@ from __future__ import annotations
 import platform
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
-from benchmarks.disassembly import KERNEL_FILES, Loop, hot_loops, loop_spans, shortest_way, smallest_loops
+from benchmarks.disassembly import (
+    KERNEL_FILES,
+    Loop,
+    compile_kernel,
+    disassemble,
+    hot_loops,
+    loop_spans,
+    shortest_way,
+    smallest_loops,
+)
 
 X86 = platform.machine() in ("x86_64", "AMD64")
 pytestmark = pytest.mark.skipif(not X86, reason="the kernels in question are for x86-64")
@@ -70,6 +80,24 @@ def test_the_loops_of_few_inputs_are_four_steps_long_and_touch_no_stack(
         assert loop.dots == loop.count("vpaddd") == 4 * rows * width, loop.function
         assert loop.count("vpbroadcastd") == 4 * rows, loop.function
         assert loop.on_stack == [], loop.function
+
+
+@pytest.mark.parametrize(
+    ("file", "passes", "dots"),
+    [("conv_depthwise3x3.c", 24, 18), ("conv_depthwise5x5.c", 12, 52)],
+)
+def test_passes_over_lines_multiply_two_pixels_by_bytes_and_keep_their_sums_in_registers(
+    loops: dict[tuple[str, str], list[Loop]], tmp_path: Path, file: str, passes: int, dots: int
+) -> None:
+    assert loops, "without a compiler the fixture skips"
+    functions = disassemble(compile_kernel("avx2", file, tmp_path))
+    found = {name: code for name, code in functions.items() if name.startswith("pass_")}
+    assert len(found) == passes
+    for name, code in found.items():
+        spans = [[text for address, text in code if a <= address <= b] for a, b in loop_spans(code)]
+        turns = [Loop(name, tuple(turn), "vpmaddubsw") for turn in sorted(spans, key=len)]
+        inside = next(turn for turn in turns if turn.dots == dots)  # without the ends of the line
+        assert inside.spilled == [], name
 
 
 @pytest.mark.parametrize("isa", ["avx512vnni", "avxvnni"])
