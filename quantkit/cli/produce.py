@@ -200,6 +200,7 @@ def _outcome(result: ModelResult, target: Path) -> str:
 
 
 def _size(path: Path) -> str:
+    from quantkit.report.models import model_bytes
     from quantkit.report.text import size
 
-    return size(path.stat().st_size)
+    return size(model_bytes(path))

@@ -263,7 +263,8 @@ def random_feeds(
     image_size: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Seeded input for every spec: standard normal floats, zeros for other types (indices must stay valid).
+    """Seeded input for every spec: standard normal floats, zeros for other numbers (indices must stay valid),
+    empty strings.
 
     The first dimension, if dynamic, is `batch`; the last two of rank 4 may come from `image_size`.
     Raises UsageError naming the input whose shape is not known, or a name in `shapes` that is no input.
@@ -278,7 +279,7 @@ def random_feeds(
         if spec.dtype.kind == "f":
             feeds[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
         else:
-            feeds[spec.name] = np.zeros(shape, spec.dtype)
+            feeds[spec.name] = np.full(shape, "", object) if spec.dtype.kind == "O" else np.zeros(shape, spec.dtype)
     return feeds
 
 

@@ -75,5 +75,6 @@ NUMPY_NAMES = {
     "tensor(int64)": "int64",
     "tensor(uint64)": "uint64",
     "tensor(bool)": "bool",
+    "tensor(string)": "object",
 }
 """Element types as onnxruntime and Session spell them."""
