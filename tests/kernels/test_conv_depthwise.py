@@ -77,6 +77,18 @@ def test_every_sign_of_large_weights_keeps_its_sums(isa: int, side: int, stride:
 
 @isas
 @sides
+@pytest.mark.parametrize("weight", [7, 8, 9, 15, 100, 127, -7, -8, -9, -120])
+def test_weights_of_one_size_and_sign_keep_their_sums(isa: int, side: int, weight: int) -> None:
+    layer = Layer(depthwise(side, 48, (side, side + 1)), **RELU)
+    layer.w[...] = weight
+    layer.w[1::3, side - 1, 0] = -weight
+    layer.x[...] = 255
+    layer.bias[...] = -layer.w.sum(axis=(1, 2, 3), dtype=np.int32) * 100
+    assert (layer.run(isa) == layer.expected()).all()
+
+
+@isas
+@sides
 @pytest.mark.parametrize("bias", [2**23 - 1, 2**23, 2**26, 2**29, -(2**29)])
 def test_sums_that_no_float_holds_exactly_equal_the_oracle(isa: int, side: int, bias: int) -> None:
     layer = Layer(depthwise(side, 48, (5, 6)), **RELU)
