@@ -26,6 +26,7 @@ from quantkit.fuse.judged import Bounds, bounded_tensors, judged_tensors
 from quantkit.load import input_specs
 from quantkit.load.parts import copied
 from quantkit.observe import FloatRunner, load_preprocess
+from quantkit.observe.calibrate import holds_nan
 from quantkit.observe.channels import channel_sums
 from quantkit.observe.histogram import TensorStatistics
 from quantkit.observe.peek import peek
@@ -197,7 +198,7 @@ class _Search:
             for name, axis in means.items():
                 self._note_channels(name, axis, feeds.get(name, values.get(name)))
             wanted = {name: values[name] for name in self.judged}
-            self.has_nan |= any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in wanted.values())
+            self.has_nan |= holds_nan(wanted.values())
             self.result.reference.append(wanted)
 
     def _note_range(self, name: str, array: np.ndarray | None) -> None:
