@@ -133,6 +133,7 @@ class _Search:
         self.result = Trial({}, samples, bounds=bounded_tensors(fused.graph, self.judged))
         self.trials, self.deadline = 0, time.process_time() + SECONDS_MOST
         self.ranges: dict[str, Range] = {}
+        self.extremes: dict[str, list[tuple[float, float]]] = {}
         self.statistics: dict[str, TensorStatistics] = {}
         self.not_finite: set[str] = set()
         self.with_values: set[str] = set()
@@ -210,8 +211,8 @@ class _Search:
             self.not_finite.add(name)
         else:
             low, high = float(array.min()), float(array.max())
-            known = self.ranges.get(name, Range(low, high))
-            self.ranges[name] = Range(min(low, known.low), max(high, known.high))
+            self.extremes.setdefault(name, []).append((low, high))
+            self.ranges[name] = Range(*np.mean(self.extremes[name], axis=0).tolist())
 
     def _note_channels(self, name: str, axis: int, array: np.ndarray | None) -> None:
         """For the correction of biases, without which a trial looks worse than what comes of it by up to 10 dB."""
