@@ -6,7 +6,7 @@ PP-OCRv4's recognizer on eight lines has 15.7 dB with the ranges that are best a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import onnx_ir as ir
 
 from quantkit.execute.repair import judge
-from quantkit.execute.trial import Trial
+from quantkit.execute.trial import Trial, keeps_int8
 from quantkit.quantize.calibration import Calibrated
 from quantkit.types import METHODS, Decision, QuantConfig
 
@@ -46,37 +46,35 @@ def distance(model: ir.Model, trial: Trial, threads: int | None = None) -> float
 def nearest(calibrate: Calibrate, config: QuantConfig, trial: Trial, threads: int | None = None, *,
             once: bool = False) -> Nearest:  # fmt: skip
     """The model by `config`; where it is below NEAR_DB, the nearest of it and those by each method of ranges, if that
-    gains WORTH_DB. With a problem below FLOOR_DB, unless `config.keep_int8`.
+    gains WORTH_DB. With a problem below FLOOR_DB, unless INT8 is asked for (keeps_int8).
 
     once: the data can be read a single time. A method or a goal that was asked for is kept.
     """
     done = calibrate(config)
     first = db = distance(done.model, trial, threads)
     if db < NEAR_DB and not once and config.method is None and config.goal is None:
-        made = _by_methods(calibrate, replace(config, effort="fast"))
-        scores = {method: distance(other.model, trial, threads) for method, other in made.items()}
-        best = max(scores, key=lambda method: scores[method], default="")
-        if best and scores[best] >= first + WORTH_DB:
-            db = scores[best]
-            text = f"ranges by {best}: the outputs are {db:.1f} dB from FP32, {first:.1f} by those chosen first"
-            note = Decision("quantize", "measured", "model", text)
-            done = Calibrated(made[best].model, [*made[best].decisions, note])
-    if db < FLOOR_DB and not config.keep_int8:
+        best, by = db + WORTH_DB, ""
+        for method, made in _by_methods(calibrate, replace(config, effort="fast")):
+            now = distance(made.model, trial, threads)
+            if now > best:
+                done, db, best, by = made, now, now, method
+        if by:
+            text = f"ranges by {by}: the outputs are {db:.1f} dB from FP32, {first:.1f} by those chosen first"
+            done = Calibrated(done.model, [*done.decisions, Decision("quantize", "measured", "model", text)])
+    if db < FLOOR_DB and not keeps_int8(config):
         return Nearest(done, f"its outputs are {db:.1f} dB from FP32; at least {FLOOR_DB:g} are asked for")
     return Nearest(done)
 
 
-def _by_methods(calibrate: Calibrate, config: QuantConfig) -> dict[str, Calibrated]:
-    """The models by each method of ranges; the data are observed once for all. A method that raises is left out: there
-    is a model already."""
-    found = {}
+def _by_methods(calibrate: Calibrate, config: QuantConfig) -> Iterator[tuple[str, Calibrated]]:
+    """(method, the model by it), one after the other, so that memory holds few; the data are observed once for all. A
+    method that raises is left out: there is a model already."""
     with TemporaryDirectory() as folder:
         table = Path(folder) / "table.json"
         for method in METHODS:
             tables = {"table_in" if table.exists() else "table_out": table}
             with suppress(Exception):
-                found[method] = calibrate(replace(config, method=method), **tables)
-    return found
+                yield method, calibrate(replace(config, method=method), **tables)
 
 
 def retreat(config: QuantConfig, once: bool) -> list[QuantConfig]:

@@ -99,6 +99,12 @@ def first_samples(fused: ir.Model, data: Any, options: Mapping[str, Any]
     return peek(data, input_specs(fused), preprocess=recipe, labels=options.get("labels"))
 
 
+def keeps_int8(config: QuantConfig) -> bool:
+    """Whether INT8 is asked for also where it is not faster, or far from FP32: by the configuration, or by
+    KEEP_VARIABLE."""
+    return config.keep_int8 or os.environ.get(KEEP_VARIABLE, "0") != "0"
+
+
 def wreck(model: ir.Model, trial: Trial, threads: int | None = None) -> str:
     """What is wrong with the calibrated `model` on the trial's samples; empty if it may be saved."""
     return _problem_of(lambda: model, trial, threads)
@@ -174,7 +180,7 @@ class _Search:
 
     def _choose(self, left: list[str]) -> list[str]:
         """Without what does not pay."""
-        if self.config.keep_int8 or os.environ.get(KEEP_VARIABLE, "0") != "0":
+        if keeps_int8(self.config):
             return left
         by_shape = {tuple(array.shape for array in feeds.values()): feeds for feeds in reversed(self.result.samples)}
         shapes = list(reversed(by_shape.values()))[:SHAPES_MOST]
