@@ -22,7 +22,7 @@ _VNNI = {"conv.c": "vpdpbusd", "conv_depthwise.c": "vpdpbusd", "matmul.c": "vpdp
 KERNEL_FILES = {
     "avx512vnni": {**_VNNI, "conv_depthwise32.c": "vpdpbusd"},
     "avxvnni": _VNNI,
-    "avx2": dict.fromkeys([*_VNNI, "conv_maddubs.c", "conv_narrow.c", "conv_strassen.c"], "vpmaddwd"),
+    "avx2": dict.fromkeys([*_VNNI, "conv_maddubs.c", "conv_narrow.c", "conv_strassen.c", "conv_vector.c"], "vpmaddwd"),
 }
 """ISA -> the files under native/ISA whose loops multiply, and the instruction that does it."""
 

@@ -258,6 +258,7 @@ KINDS = {
     "grouped": GROUPED,
     "1x1": Geometry(in_c=100, out_c=100),
     "1x1, enough pixels for Strassen": Geometry(size=(6, 7), in_c=100, out_c=112),
+    "one row, large": Geometry(size=(1, 1), in_c=500, out_c=300),
 }
 kinds = pytest.mark.parametrize("geometry", list(KINDS.values()), ids=list(KINDS))
 

@@ -39,7 +39,7 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], lis
     return {(isa, file): hot_loops(isa, file, folder) for isa, files in KERNEL_FILES.items() for file in files}
 
 
-OTHER_TILES = re.compile("depthwise|maddubs|narrow")
+OTHER_TILES = re.compile("depthwise|maddubs|narrow|vector")
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,15 @@ def test_passes_over_lines_multiply_two_pixels_by_bytes_and_keep_their_sums_in_r
         turns = [Loop(name, tuple(turn), "vpmaddubsw") for turn in sorted(spans, key=len)]
         inside = next(turn for turn in turns if turn.dots == dots)  # without the ends of the line
         assert inside.spilled == [], name
+
+
+def test_the_loops_of_one_and_two_rows_widen_each_weight_once_and_touch_no_stack(
+    loops: dict[tuple[str, str], list[Loop]],
+) -> None:
+    found = sorted(loops["avx2", "conv_vector.c"], key=lambda loop: loop.dots)
+    assert [loop.dots for loop in found] == [4, 8]
+    assert [loop.count("vpmovsxbw") for loop in found] == [4, 4]
+    assert [loop.on_stack for loop in found] == [[], []]
 
 
 @pytest.mark.parametrize("isa", ["avx512vnni", "avxvnni"])
