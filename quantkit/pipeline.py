@@ -280,9 +280,11 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     """`_calibrate` for the main graph; bodies of control flow stay as they are. head: the first samples."""
     from quantkit.execute.binding import NativeStatistics
     from quantkit.execute.bodies import has_layers_in_bodies
+    from quantkit.execute.nearest import nearest, retreat
     from quantkit.execute.trial import run_trial, wreck
     from quantkit.load.prepared import unmark_prepared
     from quantkit.observe.streamed import free_models
+    from quantkit.quantize.calibration import Calibrated
     from quantkit.quantize.finite import calibrate_where_finite
     from quantkit.quantize.select import select
 
@@ -298,10 +300,19 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
         unfolded = original() if gains_nothing and original is not None else None
         return _stays_fp32(fused, decisions, trial.verdict, sources, unfolded)
     runners = {"backend": NativeStatistics(), "open_int8": _int8_opener(options.get("threads"))}
-    problem = ""
-    for tried in _retreat(config, once=isinstance(data, Iterator)):
+    problem, once = "", isinstance(data, Iterator)
+
+    def calibrated(by: QuantConfig, **tables: Any) -> Calibrated:
+        given = options if options.get("table_in") else {**options, **tables}
+        return calibrate_where_finite(fused, selection, data, by, **runners, **given)
+
+    for tried in retreat(config, once):
         try:
-            done = calibrate_where_finite(fused, selection, data, tried, **runners, **options)
+            found = nearest(calibrated, tried, trial, options.get("threads"), once=once)
+            done = found.done
+            if found.problem:
+                own = original() if original is not None else None
+                return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {found.problem}", sources, own)
             unmark_prepared(done.model)
             free_models(fused)
             problem = wreck(done.model, trial, options.get("threads"))
@@ -316,13 +327,6 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
         how = f"effort {tried.effort}" + (f" with {tried.method}" if tried.method else "")
         decisions.append(Decision("quantize", "undone", "model", f"{how} gave a model that fails: {problem}"))
     return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {problem}", sources)
-
-
-def _retreat(config: QuantConfig, once: bool) -> list[QuantConfig]:
-    """What to try, one after the other, if calibration breaks: as asked, without tuning, by plain extremes."""
-    fast = replace(config, effort="fast", goal=None)
-    steps = [config, fast, replace(fast, method="minmax")]
-    return steps[:1] if once else list(dict.fromkeys(steps))
 
 
 def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path],

@@ -11,7 +11,7 @@ import numpy as np
 from quantkit.fuse.judged import PROBABILITIES
 
 TOLERATED = 0.01
-"""An error that no task notices: one percent of the bound, 2.5 steps of a u8 output."""
+"""An error that no task notices: one percent of the largest value of a sample, or of LEAST_AMPLITUDE."""
 LEAST_AMPLITUDE = 0.1
 """What the signal counts as where it is smaller: of a whole output, or of each row of probabilities."""
 SURE = 0.5
@@ -28,7 +28,8 @@ def comparable(kind: str, y: np.ndarray, found: np.ndarray) -> tuple[np.ndarray,
     """
     axis = _class_axis(y) if kind == PROBABILITIES else None
     weight = 1.0 if axis is None else np.minimum(1.0, _leads(y, axis) / SURE)
-    tolerated = TOLERATED if axis is None else TOLERATED * y.max(axis, keepdims=True)
+    peaks = np.maximum(np.abs(y).max(), LEAST_AMPLITUDE) if axis is None else y.max(axis, keepdims=True)
+    tolerated = TOLERATED * peaks
     error = found - y
     error = np.sign(error) * np.maximum(np.abs(error) - tolerated, 0.0)
     return y * weight, (y + error) * weight

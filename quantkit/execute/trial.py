@@ -26,6 +26,7 @@ from quantkit.fuse.judged import Bounds, bounded_tensors, judged_tensors
 from quantkit.load import input_specs
 from quantkit.load.parts import copied
 from quantkit.observe import FloatRunner, load_preprocess
+from quantkit.observe.calibrate import holds_nan
 from quantkit.observe.channels import channel_sums
 from quantkit.observe.histogram import TensorStatistics
 from quantkit.observe.peek import peek
@@ -98,6 +99,12 @@ def first_samples(fused: ir.Model, data: Any, options: Mapping[str, Any]
     return peek(data, input_specs(fused), preprocess=recipe, labels=options.get("labels"))
 
 
+def keeps_int8(config: QuantConfig) -> bool:
+    """Whether INT8 is asked for also where it is not faster, or far from FP32: by the configuration, or by
+    KEEP_VARIABLE."""
+    return config.keep_int8 or os.environ.get(KEEP_VARIABLE, "0") != "0"
+
+
 def wreck(model: ir.Model, trial: Trial, threads: int | None = None) -> str:
     """What is wrong with the calibrated `model` on the trial's samples; empty if it may be saved."""
     return _problem_of(lambda: model, trial, threads)
@@ -132,6 +139,7 @@ class _Search:
         self.result = Trial({}, samples, bounds=bounded_tensors(fused.graph, self.judged))
         self.trials, self.deadline = 0, time.process_time() + SECONDS_MOST
         self.ranges: dict[str, Range] = {}
+        self.extremes: dict[str, list[tuple[float, float]]] = {}
         self.statistics: dict[str, TensorStatistics] = {}
         self.not_finite: set[str] = set()
         self.with_values: set[str] = set()
@@ -172,7 +180,7 @@ class _Search:
 
     def _choose(self, left: list[str]) -> list[str]:
         """Without what does not pay."""
-        if self.config.keep_int8 or os.environ.get(KEEP_VARIABLE, "0") != "0":
+        if keeps_int8(self.config):
             return left
         by_shape = {tuple(array.shape for array in feeds.values()): feeds for feeds in reversed(self.result.samples)}
         shapes = list(reversed(by_shape.values()))[:SHAPES_MOST]
@@ -197,7 +205,7 @@ class _Search:
             for name, axis in means.items():
                 self._note_channels(name, axis, feeds.get(name, values.get(name)))
             wanted = {name: values[name] for name in self.judged}
-            self.has_nan |= any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in wanted.values())
+            self.has_nan |= holds_nan(wanted.values())
             self.result.reference.append(wanted)
 
     def _note_range(self, name: str, array: np.ndarray | None) -> None:
@@ -209,8 +217,8 @@ class _Search:
             self.not_finite.add(name)
         else:
             low, high = float(array.min()), float(array.max())
-            known = self.ranges.get(name, Range(low, high))
-            self.ranges[name] = Range(min(low, known.low), max(high, known.high))
+            self.extremes.setdefault(name, []).append((low, high))
+            self.ranges[name] = Range(*np.mean(self.extremes[name], axis=0).tolist())
 
     def _note_channels(self, name: str, axis: int, array: np.ndarray | None) -> None:
         """For the correction of biases, without which a trial looks worse than what comes of it by up to 10 dB."""

@@ -104,8 +104,7 @@ class _Observer:
 
     def _spoils(self, batch: Batch) -> bool:
         """Whether the outputs of the model for a batch hold NaN, or what it is fed does."""
-        found = [*self.runner.run(batch.feeds, self.results), *batch.feeds.values()]
-        return any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in map(np.asarray, found))
+        return holds_nan([*self.runner.run(batch.feeds, self.results), *batch.feeds.values()])
 
     def collect(self, seen: _Seen) -> None:
         """Adds the channel sums of a batch; called in the order of the data."""
@@ -138,6 +137,12 @@ def _in_order(
             yield running.popleft().result()
     while running:
         yield running.popleft().result()
+
+
+def holds_nan(outputs: Iterable[Any]) -> bool:
+    """Whether one of the tensors holds NaN; sequences and maps are not looked into."""
+    arrays = [array for array in outputs if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
+    return any(bool(np.isnan(array).any()) for array in arrays)
 
 
 def _graph_inputs(model: Any) -> set[str]:

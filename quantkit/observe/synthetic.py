@@ -9,6 +9,7 @@ import numpy as np
 
 from quantkit.errors import DataError
 from quantkit.load.specs import TensorSpec
+from quantkit.observe.calibrate import holds_nan
 from quantkit.observe.runner import FloatRunner
 
 CHANNELS = 3
@@ -86,7 +87,7 @@ def working_feeds(runner: FloatRunner, count: int = 8, seed: int = 0) -> list[di
     for guess in _guesses(runner.inputs):
         all_feeds = synthetic_feeds(runner.inputs, count, seed, guess)
         try:
-            if not any(_has_nan(runner.run(feeds)) for feeds in all_feeds):
+            if not any(holds_nan(runner.run(feeds)) for feeds in all_feeds):
                 return all_feeds
         except DataError as error:
             refused = refused or error
@@ -95,11 +96,6 @@ def working_feeds(runner: FloatRunner, count: int = 8, seed: int = 0) -> list[di
     if fallback is None:
         raise DataError(f"--synthetic: random numbers do not suit this model; give samples with --data ({refused})")
     return fallback
-
-
-def _has_nan(outputs: Sequence[object]) -> bool:
-    arrays = [np.asarray(output) for output in outputs]
-    return any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in arrays)
 
 
 def _guesses(specs: Sequence[TensorSpec]) -> Iterator[Guess]:

@@ -55,6 +55,13 @@ def test_peaks_that_are_found_again_are_near():
     assert judged(peaks, others, MASK) > 20
 
 
+def test_faint_scores_are_held_to_their_own_size():
+    scores = (0.1 * np.random.default_rng(2).random((1, 1, 64, 64)) ** 4).astype(np.float32)
+    got = scores + 0.009 * np.where(np.random.default_rng(3).random(scores.shape) < 0.5, -1, 1).astype(np.float32)
+    assert judged(scores, got, MASK) < 15
+    assert judged(10 * scores, 10 * scores + (got - scores), MASK) == float("inf")
+
+
 def test_a_wrong_class_counts_where_fp32_is_sure_and_less_where_it_hesitates():
     logits = np.zeros((1, 20, 32), np.float32)
     logits[0, np.arange(20), np.arange(20)] = 8.0

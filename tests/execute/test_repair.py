@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 import quantkit
 from quantkit import pipeline
 from quantkit.execute import repair as repair_module
-from quantkit.execute.repair import last_arithmetic
+from quantkit.execute.repair import last_arithmetic, last_moves
 from quantkit.execute.verify import worst_db
 from quantkit.quantize.select import select
 from tests.execute.test_trial import FAST, small_net
@@ -181,7 +181,7 @@ def test_a_kind_of_node_that_spoils_the_outputs_is_given_up_without_any_layer(mo
         None, frozenset, list(names), lambda model: (20.0 - sum("sum" in name for name in model), 30.0)
     )
     assert set(found.reasons) <= set(sums)
-    assert len(found.reasons) == 7  # 8 dB with all 12 in u8, 15 with 5 of them
+    assert len(found.reasons) == 10  # 8 dB with all 12 in u8, 18 with 2 of them
 
 
 def test_kinds_are_nodes_without_weights_that_do_the_same():
@@ -207,3 +207,66 @@ def test_outputs_that_are_all_probabilities_have_a_higher_bar(monkeypatch, bound
     monkeypatch.setattr(repair_module._Search, "worst_part", lambda self, *args: asked.append(args[-1]))
     repair_module.repair(None, frozenset, ["a", "b"], lambda model: (13.0, 30.0), bounded)
     assert asked == ([repair_module.POOR_BOUNDED.enough] if searched else [])
+
+
+def session_of(macs: dict[str, int]) -> SimpleNamespace:
+    """One native region of these nodes."""
+    return SimpleNamespace(
+        plan=[SimpleNamespace(name=name, macs=count) for name, count in macs.items()],
+        steps=[SimpleNamespace(native=True, nodes=[SimpleNamespace(name=name) for name in macs])],
+    )
+
+
+def test_a_cheap_node_is_found_among_neighbours_that_together_are_too_dear(monkeypatch):
+    names = [f"n{i}" for i in range(16)]
+    monkeypatch.setattr(repair_module, "Session", lambda model, threads: session_of(dict.fromkeys(names, 100)))
+    monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
+    monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [])
+    found = repair_module.repair(None, frozenset, list(names), lambda model: (6.0 if "n5" in model else 21.0, 30.0))
+    assert set(found.reasons) == {"n5"}  # a sixteenth of the multiply-adds; eight neighbours hold a half
+
+
+def test_what_was_not_needed_of_a_dear_part_goes_back(monkeypatch):
+    names = [f"n{i}" for i in range(16)]
+    monkeypatch.setattr(repair_module, "Session", lambda model, threads: session_of(dict.fromkeys(names, 100)))
+    monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
+    monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [])
+    spoiling = {"n1", "n6"}  # each alone ruins the outputs as much as both
+    found = repair_module.repair(
+        None, frozenset, list(names), lambda model: (6.0 if spoiling & set(model) else 21.0, 30.0)
+    )
+    assert set(found.reasons) == spoiling
+
+
+def reader() -> onnx.ModelProto:
+    """A convolution, 64 classes at each of 16 places, flattened to rows for an old Softmax."""
+    rng = np.random.default_rng(5)
+    weights = {
+        "w0": (rng.normal(size=(16, 3, 3, 3)) * 0.3).astype(np.float32),
+        "w1": (rng.normal(size=(64, 16, 1, 1)) * 0.5).astype(np.float32), "rows": np.array([-1, 64], np.int64),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c0"], name="conv0", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c0"], ["r0"], name="relu0"),
+        helper.make_node("Conv", ["r0", "w1"], ["c1"], name="conv1"),
+        helper.make_node("Transpose", ["c1"], ["t"], name="turned", perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", ["t", "rows"], ["y"], name="flat"),
+    ]
+    return built(nodes, weights, [1, 3, 4, 4])
+
+
+def test_what_only_moves_the_outputs_of_the_last_layer_is_told_apart():
+    selection = select(pipeline.fused_model(reader())[0])
+    names = {node.name or "" for node in selection.forms}
+    assert last_moves(selection, names) == {"turned", "flat"}
+    assert last_moves(selection, {"conv0", "conv1"}) == set()
+
+
+@pytest.mark.parametrize(("db_without", "given_up"), [(14.2, {"flat", "turned"}), (14.0, set())])
+def test_moves_behind_the_last_layer_go_to_fp32_where_that_brings_anything(monkeypatch, db_without, given_up):
+    selection = select(pipeline.fused_model(reader())[0])
+    names = [node.name or "" for node in selection.forms]
+    found = repair_module.repair(
+        selection, frozenset, names, lambda model: (14.0 if "flat" in model else db_without, 30.0)
+    )
+    assert set(found.reasons) == given_up

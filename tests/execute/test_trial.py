@@ -11,6 +11,7 @@ import quantkit
 from quantkit import pipeline
 from quantkit.execute import trial
 from quantkit.execute.verify import complaint, sqnr_db
+from quantkit.quantize.select import select
 from quantkit.types import QuantConfig
 
 FAST = QuantConfig(method="minmax", effort="fast")
@@ -141,3 +142,12 @@ def test_complaints_say_what_is_wrong_with_an_output(got, words):
 def test_sqnr_of_a_tenth_of_noise_is_twenty_decibels():
     y = np.ones(100, np.float32)
     assert sqnr_db(y, y + np.float32(0.1)) == pytest.approx(20.0, abs=0.01)
+
+
+def test_the_trial_quantizes_by_the_mean_of_the_samples_extremes():
+    fused, _ = pipeline.fused_model(small_net(2))
+    x = sample()["x"]
+    search = trial._Search(fused, select(fused), [{"x": x}, {"x": 3 * x}], FAST, 1, None)
+    search._observe()
+    assert search.ranges["x"].high == pytest.approx(2 * float(x.max()))
+    assert search.ranges["x"].low == pytest.approx(2 * float(x.min()))

@@ -1,0 +1,102 @@
+"""The finished model is judged by its outputs: other ranges where they are nearer, FP32 where nothing is near."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from quantkit import pipeline
+from quantkit.execute import nearest as nearest_module
+from quantkit.execute import trial as trial_module
+from quantkit.execute.gain import Choice
+from quantkit.execute.nearest import FLOOR_DB, NEAR_DB, WORTH_DB, nearest, retreat
+from quantkit.execute.trial import Trial
+from quantkit.quantize.calibration import Calibrated
+from quantkit.types import METHODS, Goal, QuantConfig
+from tests.execute.test_trial import sample, small_net
+
+FAST = QuantConfig(effort="fast")
+NO_TRIAL = Trial({}, [])
+
+
+def chosen(monkeypatch, db_of, config=FAST, once=False):
+    """(what `nearest` gives, the configurations that were asked for) where a model is its method and db_of its dB."""
+    asked = []
+
+    def calibrate(by, **tables):
+        asked.append((by, tables))
+        for path in tables.values():
+            path.touch()
+        return Calibrated(SimpleNamespace(method=by.method), [])
+
+    monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: db_of[model.method])
+    return nearest(calibrate, config, NO_TRIAL, once=once), asked
+
+
+def test_a_model_that_is_near_is_taken_as_it_is(monkeypatch):
+    found, asked = chosen(monkeypatch, {None: NEAR_DB})
+    assert found.problem == ""
+    assert asked == [(FAST, {})]
+
+
+def test_ranges_that_bring_the_outputs_nearer_are_taken_and_the_data_observed_once_for_all(monkeypatch):
+    scores = {None: 12.0, **dict.fromkeys(METHODS, 13.0), "entropy": 17.0}
+    found, asked = chosen(monkeypatch, scores, QuantConfig(effort="balanced"))
+    assert found.done.model.method == "entropy"
+    assert "17.0 dB from FP32, 12.0 by those chosen first" in found.done.decisions[-1].detail
+    assert [by.method for by, _ in asked] == [None, *METHODS]
+    assert {by.effort for by, _ in asked[1:]} == {"fast"}
+    assert [list(tables) for _, tables in asked] == [[], ["table_out"], *[["table_in"]] * (len(METHODS) - 1)]
+
+
+def test_ranges_that_gain_next_to_nothing_are_not_taken(monkeypatch):
+    scores = {None: 15.0, **dict.fromkeys(METHODS, 15.0 + 0.9 * WORTH_DB)}
+    assert chosen(monkeypatch, scores)[0].done.model.method is None
+
+
+def test_methods_that_raise_leave_the_model_that_there_is(monkeypatch):
+    def calibrate(by, **tables):
+        if by.method is not None:
+            raise ValueError("no such range")
+        return Calibrated(SimpleNamespace(method=None), [])
+
+    monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: 12.0)
+    found = nearest(calibrate, FAST, NO_TRIAL)
+    assert found.problem == ""
+    assert found.done.model.method is None
+
+
+@pytest.mark.parametrize(
+    ("config", "once"),
+    [(QuantConfig(method="mse"), False), (QuantConfig(goal=Goal(min_sqnr=20.0)), False), (QuantConfig(), True)],
+)
+def test_what_was_asked_for_is_kept_and_data_that_can_be_read_once_are(monkeypatch, config, once):
+    found, asked = chosen(monkeypatch, {config.method: 12.0, "minmax": 30.0}, config, once)
+    assert len(asked) == 1
+    assert found.done.model.method == config.method
+
+
+@pytest.mark.parametrize(("keep_int8", "refused"), [(False, True), (True, False)])
+def test_a_model_that_stays_far_is_not_made_unless_int8_is_asked_for(monkeypatch, keep_int8, refused):
+    monkeypatch.delenv(trial_module.KEEP_VARIABLE, raising=False)
+    scores = {None: FLOOR_DB - 2.0, **dict.fromkeys(METHODS, FLOOR_DB - 0.5)}
+    found, _ = chosen(monkeypatch, scores, QuantConfig(keep_int8=keep_int8))
+    assert (f"{FLOOR_DB - 0.5:.1f} dB from FP32" in found.problem) == refused
+
+
+def test_a_model_that_would_lose_its_task_comes_out_as_the_users_own_fp32(monkeypatch):
+    monkeypatch.delenv(trial_module.KEEP_VARIABLE, raising=False)
+    everything = lambda fused, original, quantized, names, *rest: Choice(frozenset(names), {}, "")  # noqa: E731
+    monkeypatch.setattr(trial_module, "fastest_part", everything)
+    monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: 1.0)
+    result = pipeline.quantize(small_net(), [sample()], config=FAST)
+    assert result.kind == "fp32"
+    assert "its outputs are 1.0 dB from FP32" in result.decisions[-1].detail
+    assert [node.name for node in result.model.graph] == [node.name for node in small_net().graph.node]
+
+
+def test_calibration_that_breaks_is_tried_without_tuning_and_then_by_plain_extremes():
+    steps = retreat(QuantConfig(effort="best", goal=Goal(min_sqnr=30.0)), once=False)
+    assert [(step.effort, step.method) for step in steps] == [("best", None), ("fast", None), ("fast", "minmax")]
+    assert len(retreat(QuantConfig(), once=True)) == 1
