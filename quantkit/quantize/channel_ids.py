@@ -13,12 +13,15 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.fuse.activations import AFFINE, SCALED
 from quantkit.fuse.graph import constant, quantkit_name
 from quantkit.fuse.opnames import CONVOLUTIONS, OpName
 
 FIXED = 0
 HOMOGENEOUS = ("", "Relu", "LeakyRelu")
 """Activations with f(s x) = s f(x) for s > 0. HardSwish and SiLU are none, and Clip has one bound for all channels."""
+SWISHES = ("HardSwish", f"HardSwish{AFFINE}", *SCALED)
+"""Activations on sums whose outputs have a scale for each channel behind them: see `scale_channels`."""
 ELEMENTWISE = ("Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity")
 """Standard ops with one input that keep channels where they are and obey f(s x) = s f(x)."""
 
@@ -126,12 +129,13 @@ class ChannelIds:
         known = self.tensors.get(x)  # type: ignore[arg-type]
         if known is not None and (known.ids.ndim != 1 or known.axis != _channel_axis(name, x)):  # type: ignore[arg-type]
             self._fix(x)
-        if name.activation not in HOMOGENEOUS:
-            if name.add:
-                self._fix(node.inputs[3])
-            return True
-        self._fresh(out, channel_axis, weights.shape[1 if name.base == "MatMul" else 0])
-        return not name.add or self._link(node.inputs[3], out)
+        if name.activation in (*HOMOGENEOUS, *SWISHES):
+            self._fresh(out, channel_axis, weights.shape[1 if name.base == "MatMul" else 0])
+        if name.add and name.activation in HOMOGENEOUS:
+            return self._link(node.inputs[3], out)
+        if name.add:
+            self._fix(node.inputs[3])
+        return True
 
     def _link(self, value: ir.Value | None, out: ir.Value) -> bool:
         """Gives two tensors of one layout the same factors."""

@@ -17,15 +17,19 @@ from quantkit.observe import Batch, TensorStatistics, observe
 from quantkit.observe.runner import STREAM_BYTES
 from quantkit.observe.streamed import weight_bytes
 from quantkit.quantize.equalize import EQUALIZED_KEY, LAWS, equalize, to_json
+from quantkit.quantize.gates import gates_as_clamps
 from quantkit.quantize.initial import has_static_batch, observed_tensors, weighted_inputs
 from quantkit.quantize.means import means_as_convolutions
 from quantkit.quantize.measure import Fidelity, Samples
 from quantkit.quantize.replay import halves
+from quantkit.quantize.runners import OpenInt8
 from quantkit.quantize.select import select
 from quantkit.quantize.stress import FAMILIES, STRESSED_SAMPLES, Fed, mixed, stressed
 from quantkit.types import METHODS, Decision
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from quantkit.quantize.calibration import Maker
 
 JUDGED_SAMPLES = 64
@@ -38,35 +42,58 @@ CLOSE_DB = 1.0
 """`best` also tunes the methods that measured within this of the first: tuning moves models by about as much."""
 STRESS_WEIGHT = 0.03
 """What the samples of a family count for beside the samples as they are."""
+SAME_DB = 0.25
+"""Choices this near each other measure the same: another half of the samples would put them in another order."""
 CHANGED_EVERY = 2
 """Of the batches that give ranges to be judged, each of so many gives ranges changed as well."""
 STRESS_EVERY = 3
 """Of the batches that judge, each of so many judges changed as well."""
 
 
-def judge_of(maker: Maker, samples: Sequence[Fed]) -> Fidelity:
-    """The FP32 outputs of samples, and with their weight those of changed ones."""
+@dataclass(frozen=True)
+class Judge:
+    """The FP32 outputs of samples, and with their weight those of changed ones. changed: which of its batches are."""
+
+    fidelity: Fidelity
+    changed: Sequence[bool]
+
+    def scores(self, model: ir.Model, open_int8: OpenInt8) -> tuple[float, float]:
+        """(SQNR over all by their weights, over the changed ones alone) in dB."""
+        return self.fidelity.sqnr_and_of(model, open_int8, self.changed)
+
+
+def judge_of(maker: Maker, samples: Sequence[Fed]) -> Judge:
+    """The judge by `samples`."""
     parts = [(samples, 1.0)]
     for family in FAMILIES:
         few = stressed(samples, family)[::STRESS_EVERY]
         parts.append((few, STRESS_WEIGHT * len(samples) / max(len(few), 1)))
     fed = [batch for part, _ in parts for batch in part]
     weights = [weight for part, weight in parts for _ in part]
-    return Fidelity(maker.expanded, fed, maker.threads, weights=weights)
+    changed = [part is not samples for part, _ in parts for _ in part]
+    return Judge(Fidelity(maker.expanded, fed, maker.threads, weights=weights), changed)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Law of equalization (None: as it is), method of ranges, whether by the mixture, and what it measures in dB."""
+    """Law of equalization (None: as it is), method of ranges, whether by the mixture, and what it measures in dB: over
+    all samples, and over the changed ones."""
 
     law: str | None
     method: str
     is_mixed: bool
     score: float
+    safety: float
 
     def __str__(self) -> str:
         equalized = f"{self.law}, " if self.law else ""
         return f"{equalized}{self.method}{' with stress' if self.is_mixed else ''} {self.score:.2f} dB"
+
+
+def safest(choices: Sequence[Choice]) -> Choice:
+    """Of those that measure within SAME_DB of the best, the one that loses least on changed samples."""
+    best = max(choice.score for choice in choices)
+    return max((choice for choice in choices if choice.score >= best - SAME_DB), key=lambda choice: choice.safety)
 
 
 def chosen_maker(maker: Maker, backend: Any = None) -> Maker:
@@ -102,7 +129,7 @@ def _is_close(choice: Choice, best: Choice) -> bool:
 class _Trial:
     """Measures choices: ranges from the samples `known`, the score by `judge`."""
 
-    def __init__(self, maker: Maker, known: Sequence[Fed], judge: Fidelity, backend: Any) -> None:
+    def __init__(self, maker: Maker, known: Sequence[Fed], judge: Judge, backend: Any) -> None:
         self.maker, self.known, self.judge, self.backend = maker, known, judge, backend
         wanted = maker.config.method
         self.methods = (wanted,) if wanted in METHODS else METHODS
@@ -118,15 +145,15 @@ class _Trial:
         found = []
         for is_mixed in kinds if mixture is not None else (False,):
             made.mixture = mixture if is_mixed else None
-            found += [Choice(law, method, is_mixed, self._score(made, method)) for method in methods]
+            found += [Choice(law, method, is_mixed, *self._scores(made, method)) for method in methods]
         self.tried += [choice for choice in found if choice not in self.tried]
-        return max(found, key=lambda choice: choice.score)
+        return safest(found)
 
-    def _score(self, made: Maker, method: str) -> float:
+    def _scores(self, made: Maker, method: str) -> tuple[float, float]:
         assert made.open_int8 is not None
         self.maker.tell("methods", min(self.scored, self.to_score), self.to_score)
         self.scored += 1
-        return self.judge.sqnr(made.plain(method)[0], made.open_int8)
+        return self.judge.scores(made.plain(method)[0], made.open_int8)
 
     def equalized(self, plain: Choice, least_gain: float) -> Choice:
         """The best law with the method of `plain`, then the best method with it; `plain` where it gains too little."""
@@ -137,7 +164,7 @@ class _Trial:
             if choice is None:
                 return plain
             found.append(choice)
-        best = max(found, key=lambda choice: choice.score)
+        best = safest(found)
         if len(self.methods) > 1:
             best = self.best_of(best.law, self.methods, (best.is_mixed,)) or best
         return best if best.score >= plain.score + least_gain else plain
@@ -151,6 +178,7 @@ def variant(maker: Maker, law: str | None, samples: Samples, backend: Any) -> Ma
     if law is not None:
         if maker.config.per_channel:
             chosen.update(means_as_convolutions(copy, lambda name: name in maker.chosen))
+        gates_as_clamps(copy, lambda name: name in maker.chosen)
         done = equalize(copy, samples, law, maker.threads)
         if not done:
             return None

@@ -10,16 +10,17 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.fuse.activations import SCALED
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant, is_standard, new_initializer, quantkit_name
-from quantkit.fuse.opnames import OpName
+from quantkit.fuse.opnames import CONVOLUTIONS, OpName
 from quantkit.observe import FloatRunner
-from quantkit.quantize.channel_ids import ChannelIds
+from quantkit.quantize.channel_ids import SWISHES, ChannelIds
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Law:
 
 
 LAWS = {"weights": Law(0.0, 0.5), "smooth": Law(0.5, 0.5), "activations": Law(1.0, 0.0),
-        "deviations": Law(0.5, 0.0, by_deviation=True)}  # fmt: skip
+        "deviations": Law(0.5, 0.0, by_deviation=True), "smooth-deviations": Law(0.5, 0.5, by_deviation=True),
+        "mild-deviations": Law(1 / 3, 0.0, by_deviation=True)}  # fmt: skip
 ROUNDS = 8
 """Of cross-layer equalization; each layer has a neighbour on both sides."""
 MOST = 64.0
@@ -133,7 +135,7 @@ def _weight_peaks(model: ir.Model, ids: ChannelIds, factors: np.ndarray) -> tupl
     rows, columns = np.zeros(ids.count), np.zeros(ids.count)
     for node in model.graph:
         name = quantkit_name(node)
-        if node.op_type == "LayerNormalization" and ids.of(node.outputs[0]) is not None:
+        if _scales_behind(node) and ids.of(node.outputs[0]) is not None:
             rows[ids.of(node.outputs[0])] = 1.0  # its scale stays FP32: no rows to equalize
         if name is None or not name.is_weighted:
             continue
@@ -143,7 +145,7 @@ def _weight_peaks(model: ir.Model, ids: ChannelIds, factors: np.ndarray) -> tupl
         if given is not None:
             size = size * columns_like(name, node, weights.shape, 1.0 / factors[given])
         size = np.moveaxis(size, 1, 0) if name.base == "MatMul" else size
-        if made is not None:
+        if made is not None and not _scales_behind(node):
             size = size * factors[made].reshape(-1, *[1] * (size.ndim - 1))
             np.maximum.at(rows, made, size.reshape(len(size), -1).max(axis=1))
         if given is not None:
@@ -153,10 +155,17 @@ def _weight_peaks(model: ir.Model, ids: ChannelIds, factors: np.ndarray) -> tupl
     return rows, columns
 
 
+def _scales_behind(node: ir.Node) -> bool:
+    """Whether a node scales its output in float32, behind what the factors of its channels could not go through."""
+    name = quantkit_name(node)
+    return node.op_type == "LayerNormalization" if name is None else name.activation in SWISHES
+
+
 def scale_channels(model: ir.Model, ids: ChannelIds, factors: np.ndarray) -> None:
     """Multiplies every channel by the factor of its id, in place; the function of the model stays the same.
 
-    factors: float64 [ids.count], positive, factors[0] = 1. Weights become s_out W / s_in, biases s_out b.
+    factors: float64 [ids.count], positive, factors[0] = 1. Weights become s_out W / s_in, biases s_out b; HardSwish on
+    sums takes s_out into its scale and shift instead.
     """
     for node in list(model.graph):
         name = quantkit_name(node)
@@ -166,13 +175,31 @@ def scale_channels(model: ir.Model, ids: ChannelIds, factors: np.ndarray) -> Non
             assert weights is not None
             if given is not None:
                 _multiply(model.graph, node, 1, columns_like(name, node, weights.shape, 1.0 / factors[given]))
-            if made is not None:
+            if made is not None and name.activation in SWISHES:
+                _scale_swish(node, name, factors[made])
+            elif made is not None:
                 shape = (1, -1) if name.base == "MatMul" else (-1, *[1] * (weights.ndim - 1))
                 _multiply(model.graph, node, 1, factors[made].reshape(shape))
                 _multiply(model.graph, node, 2, factors[made])
         elif node.op_type == "LayerNormalization" and node.domain == "" and made is not None:
             for index in range(1, len(node.inputs)):
                 _multiply(model.graph, node, index, factors[made])
+
+
+def _scale_swish(node: ir.Node, name: OpName, factors: np.ndarray) -> None:
+    """scale * HardSwish(x) + shift, both times the factors. float64 [C]."""
+    behind = 0 if name.base not in CONVOLUTIONS else len(node.inputs[1].shape) - 2  # type: ignore[union-attr,arg-type]
+    numbers = {}
+    for key, absent in (("scale", 1.0), ("shift", 0.0)):
+        given = node.attributes.pop(key, None)
+        old = absent if given is None else given.value if given.type == ir.AttributeType.FLOAT else given.value.numpy()
+        numbers[key] = (np.reshape(old, -1) * factors).astype(np.float32).reshape(-1, *[1] * behind)
+    if not numbers["shift"].any():
+        del numbers["shift"]
+    form = next(activation for activation, keys in SCALED.items() if set(keys) == set(numbers))
+    node.op_type = replace(name, activation=form).op_type
+    for key, array in numbers.items():
+        node.attributes[key] = ir.AttrTensor(key, ir.Tensor(array))
 
 
 def shift_channels(model: ir.Model, shifts: Mapping[ir.Value, np.ndarray]) -> None:

@@ -57,12 +57,26 @@ class Fidelity:
         Where a Softmax makes an output, y is what enters it, each row less its mean: the noise of probabilities is
         that of the few rows that hesitate, and jumps from one model to the next.
         """
-        signal = noise = 0.0
+        return self._weighed(self._powers(run), self._weights)
+
+    def sqnr_and_of(self, model: ir.Model, open_int8: OpenInt8, part: Sequence[bool]) -> tuple[float, float]:
+        """(sqnr, the same over some of the batches, all of one weight; where none of these counts: sqnr)."""
+        powers = self._powers(self._opened(model, open_int8))
+        chosen = [float(taken and weight > 0) for taken, weight in zip(part, self._weights, strict=True)]
+        whole = self._weighed(powers, self._weights)
+        return whole, self._weighed(powers, chosen) if any(chosen) else whole
+
+    def _powers(self, run: Run) -> list[tuple[float, float]]:
+        """(signal, noise) of each batch; zeros for those that do not count."""
+        found = []
         for weight, (wanted, got) in zip(self._weights, self._outputs(run), strict=True):
-            if weight:
-                y, y_int8 = self._smooth(wanted, got), self._smooth(got, got)
-                signal += weight * _power(y)
-                noise += weight * _power({name: y[name] - y_int8[name] for name in y})
+            y, y_int8 = (self._smooth(wanted, got), self._smooth(got, got)) if weight else ({}, {})
+            found.append((_power(y), _power({name: y[name] - y_int8[name] for name in y})))
+        return found
+
+    @staticmethod
+    def _weighed(powers: Sequence[tuple[float, float]], weights: Sequence[float]) -> float:
+        signal, noise = (sum(w * power[i] for w, power in zip(weights, powers, strict=True)) for i in (0, 1))
         return _decibels(signal, noise)
 
     def _smooth(self, values: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

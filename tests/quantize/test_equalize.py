@@ -40,6 +40,12 @@ NETWORKS = {
     f"y = Conv<{POINT}>(n,u)",
     "gate": f"r = Relu(c) h = GlobalAveragePool(r) q = Conv<{POINT}>(h,u) e = Sigmoid(q) o = Mul(r,e) "
     f"y = Conv<{POINT}>(o,t)",
+    "HardSwish before a depthwise layer": f"r = HardSwish(c) d = Conv<{DEPTHWISE}>(r,v) e = HardSwish(d) "
+    f"y = Conv<{POINT}>(e,u)",
+    "HardSwish with a scale and a shift": f"h = HardSwish(c) l = Mul(h,one) r = Add(l,one) y = Conv<{POINT}>(r,u)",
+    "HardSwish of a sum": f"p = Conv<{POINT}>(c,u) a = Add(p,c) r = HardSwish(a) y = Conv<{POINT}>(r,t)",
+    "HardSwish behind a matrix": "r = Relu(c) h = GlobalAveragePool(r) f = Flatten(h) z = MatMul(f,square) "
+    "q = HardSwish(z) y = MatMul(q,m)",
     "padding by an op of its own": f"r = Relu(c) p = Pad(r,pads) y = Conv<{POINT}>(p,u)",
 }  # fmt: skip
 
@@ -49,7 +55,7 @@ def network(body: str, outputs: str = "y") -> onnx.ModelProto:
     slope = rng.uniform(0.1, 0.5, size=(8, 1, 1)).astype(np.float32)
     extra = {"half": np.array([4, 4]), "wide": np.array([0, 2, 4, 8, 8]), "narrow": np.array([0, 8, 8, 8]),
              "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "slope": slope, "k": (4, 4, 1, 1),
-             "wider": (8, 16, 1, 1)}  # fmt: skip
+             "wider": (8, 16, 1, 1), "square": (8, 8), "one": np.array(-0.6, np.float32)}  # fmt: skip
     used = {name: value for name, value in {**WEIGHTS, **extra}.items() if f"{name})" in body or f"{name}," in body}
     shapes = {"MatMul": "float[N,6] y"}
     output = next((shape for op, shape in shapes.items() if op in body), "float[N,C,H,W] y")
@@ -76,8 +82,26 @@ def test_the_function_stays_and_something_is_scaled(body, law):
     np.testing.assert_allclose(outputs(made, x), wanted, atol=1e-5 * np.abs(wanted).max())
 
 
+def test_hard_swish_on_sums_takes_the_factors_behind_it():
+    """The rows of the weights stay, as they are inside; scaled twice, its numbers are multiplied."""
+    proto = network(HEAD + NETWORKS["HardSwish with a scale and a shift"])
+    made, done = equalized(proto, "activations")
+    (node,) = (n for n in made.graph if n.op_type == "ConvHardSwishScaledShifted")
+    np.testing.assert_array_equal(
+        node.inputs[1].const_value.numpy(), fused(proto).graph[0].inputs[1].const_value.numpy()
+    )
+    scale, shift = (node.attributes[key].as_tensor().numpy() for key in ("scale", "shift"))
+    assert scale.shape == shift.shape == (8, 1, 1)
+    np.testing.assert_allclose(scale.reshape(-1), -0.6 * done["r"].scale, rtol=1e-6)
+    again = equalize(made, [({"x": image(6, 3, 8, 8, seed=2)}, 6)], "smooth", 1)
+    assert np.ptp(again["r"].scale) > 0.01
+    x = image(4, 3, 8, 8, seed=3)
+    wanted = run_onnxruntime(proto, {"x": x})[0]
+    np.testing.assert_allclose(outputs(made, x), wanted, atol=1e-5 * np.abs(wanted).max())
+
+
 REFUSED = {
-    "HardSwish": f"r = HardSwish(c) y = Conv<{POINT}>(r,u)",
+    "HardSwish without weights before": f"p = MaxPool<kernel_shape=[1,1]>(x) r = HardSwish(p) y = Conv<{CONV}>(r,w)",
     "SiLU": f"g0 = Sigmoid(c) r = Mul(c,g0) y = Conv<{POINT}>(r,u)",
     "ReLU6": "zero = Constant<value_float=0.0>() six = Constant<value_float=6.0>() r = Clip(c,zero,six) "
     f"y = Conv<{POINT}>(r,u)",
