@@ -90,10 +90,10 @@ class Choice:
         return f"{equalized}{self.method}{' with stress' if self.is_mixed else ''} {self.score:.2f} dB"
 
 
-def safest(choices: Sequence[Choice]) -> Choice:
-    """Of those that measure within SAME_DB of the best, the one that loses least on changed samples."""
+def safest(choices: Sequence[Choice], same_db: float = SAME_DB) -> Choice:
+    """Of those that measure within same_db of the best, the one that loses least on changed samples."""
     best = max(choice.score for choice in choices)
-    return max((choice for choice in choices if choice.score >= best - SAME_DB), key=lambda choice: choice.safety)
+    return max((choice for choice in choices if choice.score >= best - same_db), key=lambda choice: choice.safety)
 
 
 def chosen_maker(maker: Maker, backend: Any = None) -> Maker:
@@ -134,7 +134,10 @@ class _Trial:
         wanted = maker.config.method
         self.methods = (wanted,) if wanted in METHODS else METHODS
         self.tried: list[Choice] = []
-        self.scored, self.to_score = 0, 3 * len(self.methods) + 2 * len(LAWS)
+        each = maker.config.per_channel  # else rows must be alike, and the noise of weights hides what ranges lose
+        self.laws = [law for law in LAWS if each or law == "weights"]
+        self.same_db = SAME_DB if each else 0.0
+        self.scored, self.to_score = 0, 3 * len(self.methods) + 2 * len(self.laws)
 
     def best_of(self, law: str | None, methods: Sequence[str], kinds: Sequence[bool] = (False, True)) -> Choice | None:
         """The best of the methods with a law; kinds: without and with the mixture. None where no channel is free."""
@@ -147,7 +150,7 @@ class _Trial:
             made.mixture = mixture if is_mixed else None
             found += [Choice(law, method, is_mixed, *self._scores(made, method)) for method in methods]
         self.tried += [choice for choice in found if choice not in self.tried]
-        return safest(found)
+        return safest(found, self.same_db)
 
     def _scores(self, made: Maker, method: str) -> tuple[float, float]:
         assert made.open_int8 is not None
@@ -159,12 +162,14 @@ class _Trial:
         """The best law with the method of `plain`, then the best method with it; `plain` where it gains too little."""
         kinds = (True,) if plain.is_mixed else (False, True)
         found = []
-        for law in LAWS:
+        for law in self.laws:
             choice = self.best_of(law, (plain.method,), kinds)
             if choice is None:
                 return plain
             found.append(choice)
-        best = safest(found)
+        if not found:
+            return plain
+        best = safest(found, self.same_db)
         if len(self.methods) > 1:
             best = self.best_of(best.law, self.methods, (best.is_mixed,)) or best
         return best if best.score >= plain.score + least_gain else plain
