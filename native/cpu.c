@@ -1,4 +1,6 @@
 /* cpu.c: what this CPU and its operating system can run. */
+#include <stdatomic.h>
+
 #include "internal.h"
 
 #if QK_X86
@@ -61,8 +63,17 @@ static int cpu_has(qk_isa isa) {
 }
 #endif
 
+/* Asked once: in a virtual machine a cpuid leaves it, about 1 us each. */
 int32_t qk_isa_available(qk_isa isa) {
-    return cpu_has(isa);
+    static _Atomic uint32_t known; /* a bit an ISA, and the highest: asked */
+    uint32_t found = atomic_load_explicit(&known, memory_order_relaxed);
+    if (!found) {
+        found = 1u << 31;
+        for (int i = 0; i < QK_ISA_COUNT; i++)
+            found |= (uint32_t)cpu_has((qk_isa)i) << i;
+        atomic_store_explicit(&known, found, memory_order_relaxed);
+    }
+    return (uint32_t)isa < QK_ISA_COUNT ? (int32_t)(found >> isa & 1) : 0;
 }
 
 const char *qk_isa_name(qk_isa isa) {
