@@ -297,22 +297,20 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]
     if not selection.forms:
         gains_nothing = trial.unfolded or not (trial.timing or has_layers_in_bodies(fused))
-        unfolded = original() if gains_nothing and original is not None else None
-        return _stays_fp32(fused, decisions, trial.verdict, sources, unfolded)
+        return _stays_fp32(fused, decisions, trial.verdict, sources, original() if gains_nothing and original else None)
     runners = {"backend": NativeStatistics(), "open_int8": _int8_opener(options.get("threads"))}
     problem, once = "", isinstance(data, Iterator)
 
     def calibrated(by: QuantConfig, **tables: Any) -> Calibrated:
-        given = options if options.get("table_in") else {**options, **tables}
-        return calibrate_where_finite(fused, selection, data, by, **runners, **given)
+        given = runners | options | ({} if options.get("table_in") else tables)
+        return calibrate_where_finite(fused, selection, data, by, **given)
 
     for tried in retreat(config, once):
         try:
             found = nearest(calibrated, tried, trial, options.get("threads"), once=once)
-            done = found.done
+            done, reason = found.done, f"the INT8 model is not usable: {found.problem}"
             if found.problem:
-                own = original() if original is not None else None
-                return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {found.problem}", sources, own)
+                return _stays_fp32(fused, decisions, reason, sources, original() if original else None)
             unmark_prepared(done.model)
             free_models(fused)
             problem = wreck(done.model, trial, options.get("threads"))

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -156,7 +157,7 @@ class Reader:
     def close(self) -> None:
         """End the servers that the page has started."""
         for server in self.servers:
-            os.killpg(server.pid, 2)
+            os.killpg(server.pid, signal.SIGTERM)  # SIGINT is ignored by what a shell runs behind &
             server.wait(timeout=20)
 
 

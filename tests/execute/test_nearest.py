@@ -80,7 +80,7 @@ def test_what_was_asked_for_is_kept_and_data_that_can_be_read_once_are(monkeypat
 @pytest.mark.parametrize(("keep_int8", "refused"), [(False, True), (True, False)])
 def test_a_model_that_stays_far_is_not_made_unless_int8_is_asked_for(monkeypatch, keep_int8, refused):
     monkeypatch.delenv(trial_module.KEEP_VARIABLE, raising=False)
-    scores = {None: FLOOR_DB - 2.0, **dict.fromkeys(METHODS, FLOOR_DB - 0.5)}
+    scores = {None: FLOOR_DB - 4.0, **dict.fromkeys(METHODS, FLOOR_DB - 0.5)}
     found, _ = chosen(monkeypatch, scores, QuantConfig(keep_int8=keep_int8))
     assert (f"{FLOOR_DB - 0.5:.1f} dB from FP32" in found.problem) == refused
 

@@ -144,10 +144,15 @@ def test_sqnr_of_a_tenth_of_noise_is_twenty_decibels():
     assert sqnr_db(y, y + np.float32(0.1)) == pytest.approx(20.0, abs=0.01)
 
 
-def test_the_trial_quantizes_by_the_mean_of_the_samples_extremes():
+@pytest.mark.parametrize("nearer", ["extremes", "means"])
+def test_the_trial_quantizes_by_all_extremes_or_by_their_means_whichever_is_nearer(nearer):
     fused, _ = pipeline.fused_model(small_net(2))
     x = sample()["x"]
     search = trial._Search(fused, select(fused), [{"x": x}, {"x": 3 * x}], FAST, 1, None)
     search._observe()
-    assert search.ranges["x"].high == pytest.approx(2 * float(x.max()))
-    assert search.ranges["x"].low == pytest.approx(2 * float(x.min()))
+    assert search.ranges["x"].high == pytest.approx(3 * float(x.max()))
+    distances = iter([(20.0, 20.0), (15.0, 15.0) if nearer == "extremes" else (22.0, 22.0)])
+    search._take_nearer_ranges([node.name or "" for node in search.selection.forms], lambda model: next(distances))
+    times = 3 if nearer == "extremes" else 2
+    assert search.ranges["x"].high == pytest.approx(times * float(x.max()))
+    assert search.ranges["x"].low == pytest.approx(times * float(x.min()))
