@@ -18,9 +18,9 @@ from quantkit.execute.verify import mean_db, worst_db
 from quantkit.fuse.judged import Bounds
 from quantkit.quantize.select import Selection
 
-POOR_DB = 13.0
-"""Below this the search for what spoils the outputs starts: the error is over a fifth of the amplitude, and what is
-calibrated from all samples comes out up to 5 dB nearer, or farther."""
+POOR_DB = 10.0
+"""Below this the search for what spoils the outputs starts: the error is a third of the amplitude. What is calibrated
+from all samples may come out much nearer: mobilenet_v3_large has 12 dB here and 26 in the end."""
 GOOD_DB, GOOD_SLICE_DB = 18.0, 20.0
 """The search ends where outputs are nearer to FP32 than this, and does not look into quantities inside them that are:
 the error is a sixth, or a tenth, of the amplitude."""
