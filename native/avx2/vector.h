@@ -137,12 +137,17 @@ V_INLINE void v_store_halves(uint8_t *low, uint8_t *high, vi x) {
     _mm_storeu_si128((__m128i *)low, _mm256_castsi256_si128(x));
     _mm_storeu_si128((__m128i *)high, _mm256_extracti128_si256(x, 1));
 }
+/* The upper half without a shuffle before it; _mm_storeh_pd asks for aligned addresses. */
+typedef double any_double __attribute__((aligned(1), may_alias));
+V_INLINE void store_upper(uint8_t *p, __m128i x) {
+    *(any_double *)p = _mm_castsi128_pd(x)[1];
+}
 V_INLINE void v_store_quarters(uint8_t *p0, uint8_t *p1, uint8_t *p2, uint8_t *p3, vi x) {
     const __m128i low = _mm256_castsi256_si128(x), high = _mm256_extracti128_si256(x, 1);
     _mm_storel_epi64((__m128i *)p0, low);
-    _mm_storeh_pd((double *)p1, _mm_castsi128_pd(low)); /* no shuffle before it */
+    store_upper(p1, low);
     _mm_storel_epi64((__m128i *)p2, high);
-    _mm_storeh_pd((double *)p3, _mm_castsi128_pd(high));
+    store_upper(p3, high);
 }
 V_INLINE vi v_load_bytes(const uint8_t *p, int64_t left) {
     if (left >= 4 * LANES)
