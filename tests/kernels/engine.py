@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from quantkit.execute._engine import ffi, lib
 
 ISAS = [isa for isa in range(lib.QK_ISA_COUNT) if lib.qk_isa_available(isa)]
@@ -28,6 +29,11 @@ def kernels(op: int) -> list[tuple[int, str]]:
     return [
         (lib.qk_kernel_isa(i), ffi.string(lib.qk_kernel_name(i)).decode()) for i in rows if lib.qk_kernel_op(i) == op
     ]
+
+
+only_avx2 = pytest.mark.skipif(lib.QK_AVX2 not in ISAS, reason="this CPU has no AVX2")
+"""For kernels of AVX2 alone. What runs them asserts their names: a kernel that is never chosen must fail, not skip."""
+on_avx2 = pytest.mark.parametrize("isa", [lib.QK_AVX2], ids=isa_name)
 
 
 def guarded(data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

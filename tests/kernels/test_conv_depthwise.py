@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from quantkit.execute._engine import lib
 
-from tests.kernels.engine import ISAS, isa_name, kernels
+from tests.kernels.engine import on_avx2, only_avx2, op_kernel_name
 from tests.kernels.oracle_conv import Geometry
 from tests.kernels.test_conv import Case, Layer, check
 
-LINES_ISAS = [isa for isa, name in kernels(lib.QK_CONV) if "depthwise3x3" in name and isa in ISAS]
-pytestmark = pytest.mark.skipif(not LINES_ISAS, reason="no such kernel runs on this CPU")
-isas = pytest.mark.parametrize("isa", LINES_ISAS, ids=isa_name)
+pytestmark = only_avx2
 sides = pytest.mark.parametrize("side", [3, 5])
 RELU: Case = {"zero_point": 0, "bounds": (0, 255)}
 ENDS = {
@@ -30,7 +28,26 @@ def depthwise(side: int, channels: int, size: tuple[int, int] = (4, 9), stride: 
     return replace(shape, stride=(stride, stride))
 
 
-@isas
+@on_avx2
+@pytest.mark.parametrize(
+    ("side", "stride", "channels", "name"),
+    [
+        (3, 1, 16, "conv_depthwise3x3_avx2"),
+        (3, 2, 50, "conv_depthwise3x3_avx2"),
+        (5, 1, 16, "conv_depthwise5x5_avx2"),
+        (5, 2, 50, "conv_depthwise_avx2"),
+        (3, 1, 15, "conv_depthwise_avx2"),
+        (7, 1, 32, "conv_depthwise_avx2"),
+    ],
+)
+def test_the_sides_and_strides_decide_what_goes_through_lines(
+    isa: int, side: int, stride: int, channels: int, name: str
+) -> None:
+    layer = Layer(depthwise(side, channels, stride=stride), **RELU)
+    assert op_kernel_name(isa, lib.QK_CONV, layer.params(layer.pack(isa))) == name
+
+
+@on_avx2
 @sides
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("end", list(ENDS.values()), ids=list(ENDS))
@@ -40,7 +57,7 @@ def test_lines_of_every_width_equal_the_oracle(isa: int, side: int, stride: int,
             check(isa, depthwise(side, channels, (3, width), stride), seed=width, **end)
 
 
-@isas
+@on_avx2
 @sides
 @pytest.mark.parametrize("channels", [*range(15, 35), 47, 48, 49, 63, 65, 80, 96, 112, 120])
 def test_blocks_of_every_number_of_channels_equal_the_oracle(isa: int, side: int, channels: int) -> None:
@@ -48,7 +65,7 @@ def test_blocks_of_every_number_of_channels_equal_the_oracle(isa: int, side: int
         check(isa, depthwise(side, channels), seed=channels, **end)
 
 
-@isas
+@on_avx2
 @sides
 @pytest.mark.parametrize("pads", [(0, 0, 0, 0), (2, 0, 1, 3), (0, 3, 2, 0), (3, 3, 3, 3)], ids=str)
 def test_padding_of_any_width_equals_the_oracle(isa: int, side: int, pads: tuple[int, int, int, int]) -> None:
@@ -58,7 +75,7 @@ def test_padding_of_any_width_equals_the_oracle(isa: int, side: int, pads: tuple
             check(isa, shape, seed=sum(pads), **RELU)
 
 
-@isas
+@on_avx2
 @sides
 @pytest.mark.parametrize("stride", [1, 2])
 def test_every_sign_of_large_weights_keeps_its_sums(isa: int, side: int, stride: int) -> None:
@@ -75,7 +92,7 @@ def test_every_sign_of_large_weights_keeps_its_sums(isa: int, side: int, stride:
         assert (layer.run(isa) == layer.expected()).all(), seed
 
 
-@isas
+@on_avx2
 @sides
 @pytest.mark.parametrize("weight", [7, 8, 9, 15, 100, 127, -7, -8, -9, -120])
 def test_weights_of_one_size_and_sign_keep_their_sums(isa: int, side: int, weight: int) -> None:
@@ -87,7 +104,7 @@ def test_weights_of_one_size_and_sign_keep_their_sums(isa: int, side: int, weigh
     assert (layer.run(isa) == layer.expected()).all()
 
 
-@isas
+@on_avx2
 @sides
 @pytest.mark.parametrize("bias", [2**23 - 1, 2**23, 2**26, 2**29, -(2**29)])
 def test_sums_that_no_float_holds_exactly_equal_the_oracle(isa: int, side: int, bias: int) -> None:
@@ -97,7 +114,7 @@ def test_sums_that_no_float_holds_exactly_equal_the_oracle(isa: int, side: int, 
     assert (layer.run(isa) == layer.expected()).all()
 
 
-@isas
+@on_avx2
 def test_multipliers_that_may_overflow_equal_the_oracle(isa: int) -> None:
     layer = Layer(depthwise(3, 48, (5, 6)), **RELU)
     layer.multiplier[::5] *= np.float32(2.0**20)

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 from quantkit.execute._engine import lib
 
-from tests.kernels.engine import ISAS, isa_name, kernels, op_kernel_name
+from tests.kernels.engine import on_avx2, only_avx2, op_kernel_name
 from tests.kernels.oracle_conv import Geometry
 from tests.kernels.test_conv_winograd import UnsizedLayer, check_layer
 from tests.kernels.test_wide_activations import HARD_SWISH
 
-NARROW_ISAS = [isa for isa, name in kernels(lib.QK_CONV) if "narrow" in name and isa in ISAS]
-pytestmark = pytest.mark.skipif(not NARROW_ISAS, reason="no kernel for few input channels runs on this CPU")
-isas = pytest.mark.parametrize("isa", NARROW_ISAS, ids=isa_name)
+pytestmark = only_avx2
 
 POINTWISE = Geometry(size=(7, 9), in_c=24, out_c=144)
 ENDS: dict[str, dict[str, Any]] = {
@@ -37,14 +35,14 @@ def check(isa: int, geometry: Geometry, threads: int = 1, **options: Any) -> Non
     check_layer(isa, layer, threads)
 
 
-@isas
+@on_avx2
 @pytest.mark.parametrize("end", list(ENDS.values()), ids=list(ENDS))
 def test_every_end_of_the_sums_equals_the_oracle_in_panels_of_every_width(isa: int, end: dict[str, Any]) -> None:
     for out_c in (8, 16, 24, 32, 40, 56, 7, 41, 63):
         check(isa, replace(POINTWISE, out_c=out_c), seed=out_c, **end)
 
 
-@isas
+@on_avx2
 @pytest.mark.parametrize("in_c", [8, 9, 15, 16, 17, 23, 24, 32, 40, 57, 63, 250, 256])
 def test_every_number_of_inputs_equals_the_oracle(isa: int, in_c: int) -> None:
     out_c = 40 if in_c < 64 else 41  # of 64 inputs and more, whole vectors of outputs run by vpmaddubsw where they can
@@ -52,21 +50,21 @@ def test_every_number_of_inputs_equals_the_oracle(isa: int, in_c: int) -> None:
     check(isa, replace(POINTWISE, in_c=in_c, out_c=out_c), extreme=True, in_zero_point=255, to_float=True)
 
 
-@isas
+@on_avx2
 def test_every_number_of_rows_equals_the_oracle(isa: int) -> None:
     """Blocks that are not full, and tiles."""
     for rows in (*range(1, 18), 31, 32, 33, 63, 65):
         check(isa, replace(POINTWISE, size=(1, rows), out_c=63), seed=rows, with_residual=rows % 2 == 0, threads=2)
 
 
-@isas
+@on_avx2
 @pytest.mark.parametrize("change", [{"stride": (2, 2)}, {"pads": (1, 0, 2, 1)}, {"pads": (0, 0, 1, 0)}], ids=str)
 def test_rows_that_do_not_lie_one_behind_the_other_equal_the_oracle(isa: int, change: dict[str, Any]) -> None:
     for in_zero_point in (0, 9):
         check(isa, replace(POINTWISE, batch=3, **change), in_zero_point=in_zero_point, gaps=(0, 1, 0))
 
 
-@isas
+@on_avx2
 @pytest.mark.parametrize(
     "change", [{"in_c": 7}, {"in_c": 257, "out_c": 41}, {"kernel": (1, 3)}, {"groups": 2}], ids=str
 )
