@@ -63,7 +63,8 @@ def nearest(calibrate: Calibrate, config: QuantConfig, trial: Trial, threads: in
             text = f"ranges by {by}: the outputs are {db:.1f} dB from FP32, {first:.1f} by those chosen first"
             done = Calibrated(done.model, [*done.decisions, Decision("quantize", "measured", "model", text)])
     if db < FLOOR_DB and not keeps_int8(config):
-        return Nearest(done, f"its outputs are {db:.1f} dB from FP32; at least {FLOOR_DB:g} are asked for")
+        problem = f"its outputs are {db:.1f} dB from FP32, less than {FLOOR_DB:g}; --keep-int8 makes it all the same"
+        return Nearest(done, problem)
     return Nearest(done)
 
 
