@@ -157,6 +157,9 @@ class CompiledPlan:
         self.plan = plan
         self.isa = ISAS.index(isa)
         self._keep: list[Any] = [packed]
+        self._constants = [ffi.from_buffer(array) for array in plan.constants]
+        self.outputs = [(tensor.name, tensor.dims, tensor.dtype) for tensor in plan.outputs]
+        self._failed = ffi.new("int32_t *", -1)  # written when a run fails: it is the same op in every run
         index = {buffer: i + 1 for i, buffer in enumerate(plan.externals)}
         self._ops = ffi.new("qk_op[]", max(1, len(plan.ops)))
         for c_op, op in zip(self._ops, plan.ops, strict=False):
@@ -193,16 +196,15 @@ class CompiledPlan:
 
     def run(self, pool: Pool, memory: np.ndarray, externals: Sequence[np.ndarray],
             nanoseconds: np.ndarray | None = None) -> None:  # fmt: skip
-        """Runs all ops in one call. externals: inputs, outputs and constants as plan.externals orders them, dense."""
+        """Runs all ops in one call. externals: inputs and outputs as plan.externals orders them, dense."""
         base = ffi.from_buffer(memory)  # a third of the time of ndarray.ctypes, which counts in small models
-        buffers = ffi.new("void *[]", [base, *map(ffi.from_buffer, externals)])
-        failed = ffi.new("int32_t *", -1)
+        buffers = ffi.new("void *[]", [base, *map(ffi.from_buffer, externals), *self._constants])
         times = ffi.NULL if nanoseconds is None else ffi.cast("int64_t *", nanoseconds.ctypes.data)
         scratch = base + self.scratch_offset
         status = lib.qk_run(self.isa, pool.handle, self._ops, len(self.plan.ops), buffers, scratch,
-                            self.scratch_per_thread, times, failed)  # fmt: skip
+                            self.scratch_per_thread, times, self._failed)  # fmt: skip
         if status != lib.QK_OK:
-            op = self.plan.ops[failed[0]] if failed[0] >= 0 else None
+            op = self.plan.ops[self._failed[0]] if self._failed[0] >= 0 else None
             _check(status, f"{op.node} ({op.kind})" if op else "plan")
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,9 +14,9 @@ import numpy as np
 from quantkit.cores import core_count
 from quantkit.errors import EngineError, UsageError
 from quantkit.execute.arguments import Argument, FeedCheck, ModelMeta, argument_of, parsed
-from quantkit.execute.binding import CompiledPlan, Pool, aligned_bytes, choose_isa
-from quantkit.execute.packing import shared_pack
-from quantkit.execute.stored import Shapes, StoredModel, StoredRegion, StoredStep
+from quantkit.execute.binding import choose_isa
+from quantkit.execute.region import NativeRegion
+from quantkit.execute.stored import Shapes, StoredModel, StoredStep
 from quantkit.execute.streams import Streams
 from quantkit.lower.plan import PackedSpec, Plan
 
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
     from quantkit.execute.placement import NodePlan
     from quantkit.lower.regions import Step
 
-PLANS_KEPT = 8
-"""Plans of a region kept for different input shapes; the least recently used goes first."""
 MAX_THREADS = 1024
 CPU_PROVIDER = "CPUExecutionProvider"
 
@@ -45,76 +40,6 @@ def default_threads() -> int:
     if not text.isdigit() or not 1 <= int(text) <= MAX_THREADS:
         raise UsageError(f"QUANTKIT_NUM_THREADS={text!r} is not a number from 1 to {MAX_THREADS}")
     return int(text)
-
-
-Lower = Callable[[Shapes, dict[str, PackedSpec]], Plan]
-"""The plan of a region for input shapes; adds the weights it needs to the specs."""
-
-
-class NativeRegion:
-    """A native step of a session: packed weights, and a plan for each input shape seen lately.
-
-    inputs: names of the values it reads. stored: its cache entries.
-    """
-
-    def __init__(self, inputs: Sequence[str], lower: Lower, isa: str, stored: StoredRegion | None = None) -> None:
-        self.inputs, self.isa = list(inputs), isa
-        self._lower, self._stored = lower, stored
-        self._specs: dict[str, PackedSpec] = {}
-        self._packed: dict[str, np.ndarray] = dict(stored.packed) if stored is not None else {}
-        self._plans: OrderedDict[Shapes, CompiledPlan] = OrderedDict()
-        self._memory: list[np.ndarray] = []
-        self._planning = threading.Lock()
-
-    def plan_for(self, shapes: tuple[tuple[int, ...], ...]) -> CompiledPlan:
-        """The plan for these input shapes, made at first use."""
-        found = self._plans.get(shapes)
-        if found is None:
-            with self._planning:
-                return self._plans.get(shapes) or self._make_plan(shapes)
-        with suppress(KeyError):  # another thread may have dropped it just now
-            self._plans.move_to_end(shapes)
-        return found
-
-    def _make_plan(self, shapes: Shapes) -> CompiledPlan:
-        plan = self._stored.plan(shapes) if self._stored is not None else None
-        if plan is None:
-            plan = self._lower(shapes, self._specs)
-            for name, spec in self._specs.items():
-                if name not in self._packed:
-                    self._packed[name] = shared_pack(self.isa, spec)
-            if self._stored is not None:
-                self._stored.save(shapes, plan, self._packed)
-        found = self._plans[shapes] = CompiledPlan(plan, self.isa, self._packed)
-        while len(self._plans) > PLANS_KEPT:
-            self._plans.popitem(last=False)
-        return found
-
-    @property
-    def arena_bytes(self) -> int:
-        """The largest arena of the plans made so far."""
-        return max((compiled.plan.arena_bytes for compiled in list(self._plans.values())), default=0)
-
-    def _borrow(self, size: int) -> np.ndarray:
-        try:
-            memory = self._memory.pop()
-        except IndexError:
-            return aligned_bytes(size)
-        return memory if memory.size >= size else aligned_bytes(size)
-
-    def run(self, values: dict[str, np.ndarray], pool: Pool, nanoseconds: dict[str, int] | None = None) -> None:
-        """Reads the region's inputs from `values` and adds its outputs; on the threads of `pool`."""
-        inputs = [np.ascontiguousarray(values[name]) for name in self.inputs]
-        compiled = self.plan_for(tuple(a.shape for a in inputs))
-        outputs = [np.empty(t.dims, t.dtype) for t in compiled.plan.outputs]
-        memory = self._borrow(compiled.memory_bytes(pool.threads))
-        times = np.zeros(len(compiled.plan.ops), np.int64) if nanoseconds is not None else None
-        compiled.run(pool, memory, [*inputs, *outputs, *compiled.plan.constants], times)
-        self._memory.append(memory)
-        values.update(zip((t.name for t in compiled.plan.outputs), outputs, strict=True))
-        if nanoseconds is not None and times is not None:
-            for op, time in zip(compiled.plan.ops, times, strict=True):
-                nanoseconds[op.node] = nanoseconds.get(op.node, 0) + int(time)
 
 
 class Session:
@@ -323,9 +248,10 @@ class Session:
             found = self._run_whole(self._whole, wanted, input_feed)
             if found is not None:
                 return found
-        for name in wanted:
-            if name not in self._output_names:
-                raise UsageError(f"the model has no output {name!r}; it has {', '.join(self._output_names)}")
+        if wanted is not self._output_names:
+            for name in wanted:
+                if name not in self._output_names:
+                    raise UsageError(f"the model has no output {name!r}; it has {', '.join(self._output_names)}")
         values = self._execute(input_feed)
         return [values[name] for name in wanted]
 
@@ -388,7 +314,9 @@ class Session:
         return {name: found[name] for name in names if name in found}
 
     def _execute(self, feeds: Mapping[str, Any], nanoseconds: dict[str, int] | None = None) -> dict[str, np.ndarray]:
-        values = {**self._constants, **self._checked(feeds)}
+        values = self._checked(feeds)
+        if self._constants:
+            values.update(self._constants)
         with self._streams.pool() as pool:
             for runner in self._runners:
                 runner.run(values, pool, nanoseconds)

@@ -6,7 +6,7 @@ import os
 import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 
 from quantkit.errors import UsageError
@@ -27,28 +27,30 @@ class Streams:
         cpus = _cpus(threads) if pin else None
         shares = [range(i * self.threads_each, (i + 1) * self.threads_each) for i in range(self.count)]
         self._pools = [Pool(len(s), [cpus[i] for i in s] if cpus is not None else None) for s in shares]
+        self._shared = nullcontext(self._pools[0])
         self._free: queue.SimpleQueue[Pool] | None = None
         if streams is not None:
             self._free = queue.SimpleQueue()
             for pool in self._pools:
                 self._free.put(pool)
 
-    @contextmanager
-    def pool(self) -> Iterator[Pool]:
+    def pool(self) -> AbstractContextManager[Pool]:
         """The threads for one request; waits for a free stream."""
-        if self._free is None:
-            yield self._pools[0]
-            return
-        pool = self._free.get()
-        try:
-            yield pool
-        finally:
-            self._free.put(pool)
+        return self._shared if self._free is None else _lent(self._free)
 
     @cached_property
     def callers(self) -> ThreadPoolExecutor:
         """One Python thread a stream, for requests that come as a list."""
         return ThreadPoolExecutor(self.count, thread_name_prefix="quantkit-stream")
+
+
+@contextmanager
+def _lent(free: queue.SimpleQueue[Pool]) -> Iterator[Pool]:
+    pool = free.get()
+    try:
+        yield pool
+    finally:
+        free.put(pool)
 
 
 def _cpus(threads: int) -> list[int]:

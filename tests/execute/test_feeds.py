@@ -1,11 +1,15 @@
 """Inputs that are not plain full tensors: sequences, declared empty shapes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, parser
 
 from quantkit import Session
 from quantkit.errors import DataError
+from quantkit.execute.arguments import Argument, FeedCheck
+from quantkit.execute.float_steps import direct_call
 
 
 def test_a_sequence_goes_in_and_is_described_as_in_onnxruntime():
@@ -48,3 +52,39 @@ def test_an_input_that_no_node_reads_costs_no_detour(monkeypatch):
     monkeypatch.undo()
     with pytest.raises(DataError, match="'length' is missing"):
         session.run(None, {"x": x})
+
+
+def test_feeds_like_the_last_pass_without_being_looked_at_again_and_others_do_not(monkeypatch):
+    check = FeedCheck([Argument("x", ["N", 2], "tensor(float)"), Argument("s", [], "tensor(float)")])
+    x, s = np.ones((3, 2), np.float32), np.array(2, np.float32)
+    given = {"x": x, "s": s}
+    assert check(given) == given
+    looked = []
+    monkeypatch.setattr(check, "_check", lambda feeds: looked.append(feeds) or dict(feeds))
+    again = check(given)
+    assert looked == []
+    assert again == given
+    assert again is not given
+    others = [
+        {"x": x[:2], "s": s},
+        {"x": x.astype(np.float64), "s": s},
+        {"x": x, "z": s},
+        {"x": x},
+        {"x": [[1.0]], "s": s},
+    ]
+    for other in others:
+        check(given)
+        check(other)
+    assert [set(feeds) for feeds in looked if feeds is not given] == [set(feeds) for feeds in others]
+
+
+def test_a_scalar_that_came_in_an_array_is_reshaped_each_time():
+    check = FeedCheck([Argument("s", [], "tensor(float)")])
+    for _ in range(3):
+        assert check({"s": np.array([2], np.float32)})["s"].shape == ()
+
+
+def test_onnxruntime_is_called_directly_where_its_session_has_something_inside_and_as_it_is_where_not():
+    inner = SimpleNamespace(run=lambda names, feeds, options: "inner")
+    assert direct_call(SimpleNamespace(run=None, _sess=inner))(None, {}, None) == "inner"
+    assert direct_call(inner)(None, {}, None) == "inner"

@@ -157,9 +157,12 @@ def test_inputs_and_outputs_are_described_as_in_onnxruntime(calibrated):
         ({"x": image(0, 3, 8, 8)}, "empty"),
     ],
 )
-def test_a_wrong_feed_is_a_data_error_that_names_it(calibrated, feeds, message):
-    with pytest.raises(DataError, match=message):
-        Session(calibrated["residual"]).run(None, feeds)
+def test_a_wrong_feed_is_a_data_error_that_names_it_also_after_a_right_one(calibrated, feeds, message):
+    session = Session(calibrated["residual"])
+    for _ in range(2):
+        with pytest.raises(DataError, match=message):
+            session.run(None, feeds)
+        session.run(None, {"x": image(1, 3, 8, 8)})
 
 
 def test_wrong_settings_are_refused(calibrated, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from quantkit import Session
 from quantkit.errors import DataError, UsageError
 from quantkit.execute.binding import GUARD
-from quantkit.execute.session import NativeRegion
+from quantkit.execute.region import NativeRegion
 from quantkit.execute.streams import Streams
 from tests.graphs import CONV, image, model, quantized
 

@@ -25,7 +25,8 @@ Array = np.ndarray[Any, Any]
 
 def run_op_by_op(self: CompiledPlan, pool: Any, memory: Array, externals: Sequence[Array], *unused: Any) -> None:
     """CompiledPlan.run, with a call for each op. A tensor is given as what its buffer holds from its offset on."""
-    buffers = [memory, *(array.reshape(-1).view(np.uint8) for array in externals)]
+    arrays = [*externals, *self.plan.constants]
+    buffers = [memory, *(array.reshape(-1).view(np.uint8) for array in arrays)]
     for c_op, op in zip(self._ops, self.plan.ops, strict=False):
         refs = [*zip(getattr(c_op, "in"), op.inputs, strict=False), (c_op.out, op.output)]
         *inputs, output = [
