@@ -102,7 +102,9 @@ def _fused_without(model: Any, keep_fp32: Iterable[str], partial: bool, skip: Co
     loaded = load(model)
     kind = artifact_kind(loaded)
     if kind != "fp32" and not (partial and kind in PARTIAL_KINDS):
-        raise ModelError(f"{_label(model)} {WRONG_KIND[kind]}{rest_in_words(loaded) if kind in PARTIAL_KINDS else ''}")
+        raise ModelError(
+            f"{_label(model)} {WRONG_KIND[kind]}{rest_in_words(loaded) if kind in PARTIAL_KINDS else ''}"
+        )
     decisions = load_decisions(loaded)
     names = [node.name or "" for node in loaded.graph]
     if kind != "fp32":
@@ -163,6 +165,7 @@ def convert(model: Any, *, keep_fp32: Iterable[str] = (), progress: Progress | N
     keep_fp32: regular expressions over node names that stay FP32.
     Raises ModelError for a model that cannot be used, UsageError for an expression that matches nothing.
     """
+    from quantkit.load.origin import sign
     from quantkit.quantize.dynamic import to_dynamic
 
     tell = progress or _silent
@@ -171,7 +174,7 @@ def convert(model: Any, *, keep_fp32: Iterable[str] = (), progress: Progress | N
     tell("convert", 1, 2)
     decisions += to_dynamic(fused)
     fused.metadata_props[KEEP_KEY] = json.dumps(list(keep_fp32))
-    _sign(fused)
+    sign(fused)
     tell("convert", 2, 2)
     return ModelResult(fused, "converted", decisions, _paths(model))
 
@@ -185,6 +188,7 @@ def calibrate(converted: Any, data: Any, *, config: QuantConfig | None = None, r
     it is there; without it those of the converted model. Raises ModelError if `reference` is another model.
     """
     from quantkit.load import artifact_kind, load
+    from quantkit.load.origin import fp32_beside, require_same_source
     from quantkit.quantize.dynamic import to_float
 
     config = config or QuantConfig()
@@ -194,9 +198,9 @@ def calibrate(converted: Any, data: Any, *, config: QuantConfig | None = None, r
         hint = "; run `quantkit convert` on it first, or `quantkit quantize`" if kind == "fp32" else ""
         raise ModelError(f"{_label(converted)} {WRONG_KIND[kind]}{hint}")
     keep = (*json.loads(loaded.metadata_props.get(KEEP_KEY, "[]")), *config.keep_fp32)
-    found = reference if reference is not None else _beside(converted, loaded, warn)
+    found = reference if reference is not None else fp32_beside(converted, loaded, warn)
     if found is not None:
-        _require_same_source(found, loaded)
+        require_same_source(found, loaded)
         fused, decisions = fused_model(found, keep)
     else:
         keep_rule(config.keep_fp32, [node.name or "" for node in loaded.graph])
@@ -261,6 +265,7 @@ def _quantize_bodies(done: ModelResult, fused: ir.Model, samples: list[dict[str,
     """INT8 in the bodies of If, Loop and Scan of a finished model, where it helps."""
     from quantkit.execute.bodies import quantize_bodies
     from quantkit.load import artifact_kind
+    from quantkit.load.origin import sign
 
     made, decisions = quantize_bodies(done.model, fused, samples, lambda body: fused_model(body)[0], config, keep,
                                       threads)  # fmt: skip
@@ -269,7 +274,7 @@ def _quantize_bodies(done: ModelResult, fused: ir.Model, samples: list[dict[str,
         nodes = {d.node.rpartition("/")[0] for d in decisions if d.action == "calibrated"}
         done.decisions = [replace(d, node="main graph") if d.node == "model" else d for d in done.decisions
                           if not (d.node in nodes and d.action == "kept")]  # fmt: skip
-        _sign(made)
+        sign(made)
     done.decisions += decisions
 
 
@@ -282,6 +287,7 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     from quantkit.execute.bodies import has_layers_in_bodies
     from quantkit.execute.nearest import nearest, retreat
     from quantkit.execute.trial import run_trial, wreck
+    from quantkit.load.origin import sign
     from quantkit.load.prepared import unmark_prepared
     from quantkit.observe.streamed import free_models
     from quantkit.quantize.calibration import Calibrated
@@ -320,7 +326,7 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
             problem = f"{type(error).__name__}: {first_line(error)}"
         free_models(fused)
         if not problem:
-            _sign(done.model)
+            sign(done.model)
             return ModelResult(done.model, "calibrated", [*decisions, *done.decisions], sources)
         how = f"effort {tried.effort}" + (f" with {tried.method}" if tried.method else "")
         decisions.append(Decision("quantize", "undone", "model", f"{how} gave a model that fails: {problem}"))
@@ -350,44 +356,6 @@ def _int8_opener(threads: int | None) -> Any:
         return lambda feeds: dict(zip(found, session.run(None, feeds), strict=True))
 
     return open_int8
-
-
-def _beside(converted: Any, model: ir.Model, warn: Callable[[str], None] | None) -> Path | None:
-    """The FP32 file that the metadata name, if it lies beside the converted file and is still the same."""
-    from quantkit.load import FILE_KEY, SHA256_KEY, file_digest
-
-    name = model.metadata_props.get(FILE_KEY)
-    if not isinstance(converted, str | Path) or not name:
-        return None
-    path = Path(converted).parent / Path(name).name
-    if not path.is_file():
-        return None
-    if file_digest(path) != model.metadata_props.get(SHA256_KEY):
-        if warn:
-            warn(f"{path} is not the file that {converted} was made from (SHA-256 differs): its weights are not used")
-        return None
-    return path
-
-
-def _require_same_source(reference: Any, converted: ir.Model) -> None:
-    from quantkit.load import SHA256_KEY, load
-
-    wanted = converted.metadata_props.get(SHA256_KEY)
-    got = load(reference).metadata_props.get(SHA256_KEY)
-    if wanted is not None and got != wanted:
-        raise ModelError(
-            f"{_label(reference)} is not the FP32 model of the converted file: SHA-256 {str(got)[:12]}, "
-            f"recorded {wanted[:12]}; give the right one with --reference, or convert again"
-        )
-
-
-def _sign(model: ir.Model) -> None:
-    from quantkit import __version__
-    from quantkit.load import KEPT_KEY, VERSION_KEY
-
-    model.metadata_props[VERSION_KEY] = __version__
-    model.metadata_props.pop(KEPT_KEY, None)
-    model.producer_name, model.producer_version = "quantkit", __version__
 
 
 def _paths(model: Any) -> list[Path]:
