@@ -102,9 +102,7 @@ def _fused_without(model: Any, keep_fp32: Iterable[str], partial: bool, skip: Co
     loaded = load(model)
     kind = artifact_kind(loaded)
     if kind != "fp32" and not (partial and kind in PARTIAL_KINDS):
-        raise ModelError(
-            f"{_label(model)} {WRONG_KIND[kind]}{rest_in_words(loaded) if kind in PARTIAL_KINDS else ''}"
-        )
+        raise ModelError(f"{_label(model)} {WRONG_KIND[kind]}{rest_in_words(loaded) if kind in PARTIAL_KINDS else ''}")
     decisions = load_decisions(loaded)
     names = [node.name or "" for node in loaded.graph]
     if kind != "fp32":

@@ -33,8 +33,9 @@ def require_same_source(reference: Any, converted: ir.Model) -> None:
     wanted = converted.metadata_props.get(SHA256_KEY)
     got = load(reference).metadata_props.get(SHA256_KEY)
     if wanted is not None and got != wanted:
+        given = str(reference) if isinstance(reference, str | Path) else "the model"
         raise ModelError(
-            f"{reference if isinstance(reference, str | Path) else 'the model'} is not the FP32 model of the converted file: SHA-256 {str(got)[:12]}, "
+            f"{given} is not the FP32 model of the converted file: SHA-256 {str(got)[:12]}, "
             f"recorded {wanted[:12]}; give the right one with --reference, or convert again"
         )
 
