@@ -13,6 +13,8 @@ typedef struct {
     int64_t dims[QK_NEST_RANK];                     /* outermost first */
     int64_t stride[QK_NEST_OPERANDS][QK_NEST_RANK]; /* bytes */
     int32_t transpose;     /* output contiguous along the last dim, input along the last but one */
+    int32_t quads;         /* elements of 4 bytes, the last dim: output contiguous along the last dim but two, input
+                              along the last but one */
     int32_t split;         /* the dim that units cut into ranges: the last or the last but one */
     int64_t block, blocks; /* elements of a range (the last one is longer), ranges */
     int64_t steps;         /* product of the dims before `split` */
@@ -74,9 +76,13 @@ static inline void qk_nest_cut(qk_nest *nest) {
     while (split > 0 && split > nest->rank - 3 &&
            ((nest->transpose && split == nest->rank - 1) || inside * nest->dims[split] <= QK_NEST_BLOCK / 2))
         inside *= nest->dims[split--];
+    if (nest->quads) {
+        split = nest->rank - 3;
+        inside = nest->dims[split + 1] * nest->dims[split + 2];
+    }
     nest->split = split;
     nest->block = qk_max64(1, QK_NEST_BLOCK / qk_max64(1, inside));
-    if (nest->transpose && split == nest->rank - 2)
+    if (nest->quads || (nest->transpose && split == nest->rank - 2))
         nest->block = qk_max64(QK_NEST_TRANSPOSE_ROWS, nest->block);
     nest->blocks = qk_max64(1, nest->dims[split] / nest->block);
     nest->steps = inside * nest->dims[split] == 0 ? 0 : 1;
@@ -131,6 +137,28 @@ static inline qk_nest qk_nest_of_binary(const qk_binary_params *p) {
     return nest;
 }
 
+/* Moves dim i to place j > i; those between move up. */
+static inline void qk_nest_move(qk_nest *nest, int32_t i, int32_t j) {
+    for (; i < j; i++)
+        qk_nest_swap(nest, i, i + 1);
+}
+
+/* Copies whose operands are contiguous along different dims: bytes, or groups of 4 (floats). */
+static inline void qk_nest_find_transpose(qk_nest *nest) {
+    const int32_t last = nest->rank - 1, bytes = nest->stride[1][last] != 1;
+    const int32_t quads = !bytes && last > 1 && nest->dims[last] == 4 && nest->stride[0][last - 1] == 4;
+    const int64_t step = bytes ? 1 : 4;
+    if (nest->stride[0][last] != 1 || !(bytes || quads))
+        return;
+    for (int32_t i = 0; i < last - quads; i++)
+        if (nest->stride[1][i] == step) {
+            qk_nest_move(nest, i, last - 1);
+            nest->transpose = bytes;
+            nest->quads = quads;
+            return;
+        }
+}
+
 /* QK_COPY, QK_LOOKUP, QK_FILL (has_input 0): operands out, in. */
 static inline qk_nest qk_nest_of_copy(const qk_copy_params *p, int has_input) {
     qk_nest nest = {.rank = QK_NEST_RANK, .operands = has_input ? 2 : 1};
@@ -140,14 +168,8 @@ static inline qk_nest qk_nest_of_copy(const qk_copy_params *p, int has_input) {
         nest.stride[1][i] = p->in_stride[i];
     }
     qk_nest_simplify(&nest);
-    const int32_t last = nest.rank - 1;
-    if (has_input && nest.stride[0][last] == 1 && nest.stride[1][last] != 1)
-        for (int32_t i = 0; i < last && !nest.transpose; i++)
-            if (nest.stride[1][i] == 1) {
-                nest.transpose = 1;
-                for (int32_t j = i; j + 1 < last; j++)
-                    qk_nest_swap(&nest, j, j + 1);
-            }
+    if (has_input)
+        qk_nest_find_transpose(&nest);
     qk_nest_cut(&nest);
     return nest;
 }

@@ -1,5 +1,7 @@
-/* Copies, table lookups, fills and nearest resizing: contiguous runs, transposes of 16 x 16 bytes, interleaves of two.
- */
+/* Copies, table lookups, fills and nearest resizing: contiguous runs, transposes of 16 x 16 bytes or 8 x 8 floats,
+ * interleaves of two. */
+#include <string.h>
+
 #include "elementwise.h"
 
 #if QK_X86
@@ -108,6 +110,45 @@ static void copy_transposed(const qk_nest_unit *unit, const uint8_t *x, uint8_t 
     }
 }
 
+/* Row k of the eight becomes column k. Three rounds, each of which doubles how many floats of a column are together. */
+QK_AVX2_INLINE void transpose_8x8_floats(const uint8_t *x, int64_t in_pitch, uint8_t *y, int64_t out_pitch) {
+    __m256 pairs[8], quads[8];
+    for (int32_t k = 0; k < 8; k += 2) {
+        const __m256 even = _mm256_loadu_ps((const float *)(x + k * in_pitch));
+        const __m256 odd = _mm256_loadu_ps((const float *)(x + (k + 1) * in_pitch));
+        pairs[k] = _mm256_unpacklo_ps(even, odd);
+        pairs[k + 1] = _mm256_unpackhi_ps(even, odd);
+    }
+    for (int32_t k = 0; k < 8; k++) {
+        const __m256d low = _mm256_castps_pd(pairs[(k & 4) + (k >> 1 & 1)]);
+        const __m256d high = _mm256_castps_pd(pairs[(k & 4) + (k >> 1 & 1) + 2]);
+        quads[k] = _mm256_castpd_ps(k & 1 ? _mm256_unpackhi_pd(low, high) : _mm256_unpacklo_pd(low, high));
+    }
+    for (int32_t k = 0; k < 4; k++) {
+        _mm256_storeu_ps((float *)(y + k * out_pitch), _mm256_permute2f128_ps(quads[k], quads[k + 4], 0x20));
+        _mm256_storeu_ps((float *)(y + (k + 4) * out_pitch), _mm256_permute2f128_ps(quads[k], quads[k + 4], 0x31));
+    }
+}
+
+/* As `transpose`, of elements of 4 bytes: blocks of 8 x 8, the last one of an axis moved back. */
+static QK_TARGET_AVX2 void copy_quads(const qk_nest_unit *unit, const uint8_t *x, uint8_t *y) {
+    const int64_t rows = unit->rows, count = unit->planes;
+    const int64_t in_pitch = unit->plane_stride[1], out_pitch = unit->row_stride[0];
+    if (rows < 8 || count < 8) {
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < count; j++)
+                memcpy(y + i * out_pitch + 4 * j, x + j * in_pitch + 4 * i, 4);
+        return;
+    }
+    for (int64_t row = 0; row < rows; row += 8) {
+        const int64_t i = qk_min64(row, rows - 8);
+        for (int64_t column = 0; column < count; column += 8) {
+            const int64_t j = qk_min64(column, count - 8);
+            transpose_8x8_floats(x + j * in_pitch + 4 * i, in_pitch, y + i * out_pitch + 4 * j, out_pitch);
+        }
+    }
+}
+
 static void copy_strided(const qk_nest_unit *unit, const uint8_t *in, uint8_t *out, const uint8_t *table) {
     const int64_t out_stride = unit->stride[0], in_stride = unit->stride[1];
     for (int64_t row = 0; row < unit->planes * unit->rows; row++) {
@@ -150,6 +191,8 @@ QK_TARGET_AVX2 void qk_copy_with(const qk_op *op, const qk_task *task, qk_lookup
         const qk_nest_unit unit = qk_nest_at(&nest, u);
         if (nest.transpose && !p->table)
             copy_transposed(&unit, in + unit.offset[1], out + unit.offset[0]);
+        else if (nest.quads && !p->table)
+            copy_quads(&unit, in + unit.offset[1], out + unit.offset[0]);
         else if (unit.stride[0] == 1 && unit.stride[1] == 1)
             copy_contiguous(&unit, in + unit.offset[1], out + unit.offset[0], p->table, lookup);
         else

@@ -62,6 +62,16 @@ def test_layouts_are_transposed(rows: int, columns: int) -> None:
     check_copy((2, columns, rows), (rows * (columns + 5), 1, columns + 5), (columns * (rows + 3), rows + 3, 1))
 
 
+@pytest.mark.parametrize(
+    ("pixels", "channels"), [(p, c) for p in (1, 7, 8, 9, 64, 71, 200) for c in (1, 3, 7, 8, 9, 21, 64)]
+)
+def test_layouts_of_floats_are_transposed(pixels: int, channels: int) -> None:
+    whole, row, gap = 4 * pixels * channels, 4 * channels, 20
+    check_copy((2, channels, pixels, 4), (whole, 4, row, 1), (whole, 4 * pixels, 4, 1))
+    check_copy((2, channels, pixels, 4), ((row + gap) * pixels, 4, row + gap, 1),
+               ((4 * pixels + gap) * channels, 4 * pixels + gap, 4, 1))  # fmt: skip
+
+
 @pytest.mark.parametrize("groups", [2, 3, 4, 8, 15, 16])
 @pytest.mark.parametrize("width", [1, 4, 15, 16, 29, 58, 116])
 def test_channels_are_shuffled(groups: int, width: int) -> None:
