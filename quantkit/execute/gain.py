@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,16 +10,20 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.execute.borders import RegionCost, region_costs
+from quantkit.execute.placement import native_share
 from quantkit.execute.session import Session, default_threads
-from quantkit.execute.timing import interleave, ratio_interval
+from quantkit.execute.timing import Clock, cpu_clock, interleave, preemptions, ratio_interval
 from quantkit.fuse.expand import expand
 from quantkit.observe import FloatRunner
 
 GAIN_LEAST = 1.05
 """INT8 must be this many times as fast as FP32: below 5 % nobody notices the gain, but the error stays, and another day
 it may be a loss."""
-SECONDS_THAT_MATTER = 3e-6
+SECONDS_THAT_MATTER = 0.5e-6
 """Differences below this are the price of a call from Python, not of the model."""
+SMALL_SHARE = 0.1
+"""INT8 in less than this share of the multiply-adds makes a model 1.11 times as fast at most, where time goes by them:
+a higher ratio is more likely chance than real, so the whole interval must be a gain."""
 CLEAR_GAIN = 1.5
 """INT8 that is this many times as fast as the folded FP32 graph is not held against the unfolded one as well."""
 BETTER_PART = 1.02
@@ -27,8 +31,14 @@ BETTER_PART = 1.02
 SHARES = (0.003, 0.03, 0.2)
 """Regions with less than this share of the multiply-adds are given up, all at a time."""
 SECONDS, SHORTEST = 0.08, 0.001
-EXTENSIONS = 8
-"""A ratio that is not clear yet is measured again, at most so often."""
+EXTENSIONS = 2
+"""A ratio that is not clear yet is measured again, at most so often with the same sessions..."""
+OPENINGS = 3
+"""... and with so many: where weights and buffers come to lie changes the speed of a small model by up to 4 %."""
+REST_SECONDS = 0.03
+"""Threads of onnxruntime that wait busily for the next run have gone to sleep by then."""
+SECONDS_UNDISTURBED = 0.02
+"""Several threads are measured undisturbed if others take a CPU from them no more often than once in this time."""
 LARGE_WEIGHTS = 1 << 29
 """Bytes of weights above which the original graph is not held in memory a second time to be timed."""
 
@@ -63,22 +73,52 @@ class Ratio:
     def text(self) -> str:
         return f"{self.median:.2f} times ({self.low:.2f} to {self.high:.2f})"
 
-    @property
-    def pays(self) -> bool:
-        """Is the second clearly not the slower one and faster by enough, or so short that only calls differ?"""
+    def pays(self, share: float = 1.0) -> bool:
+        """Is the second clearly not the slower one and faster by enough, or so short that only calls differ? share: of
+        the multiply-adds that the second has in INT8."""
         lost = self.seconds / self.low - self.seconds / GAIN_LEAST
-        return (self.median >= GAIN_LEAST and self.low >= 1.0) or lost < SECONDS_THAT_MATTER
+        surely = GAIN_LEAST if share < SMALL_SHARE else 1.0
+        return (self.median >= GAIN_LEAST and self.low >= surely) or (
+            share >= SMALL_SHARE and lost < SECONDS_THAT_MATTER
+        )
+
+
+Runs = tuple[Callable[[], object], Callable[[], object]]
 
 
 def speed_ratio(first: Callable[[], object], second: Callable[[], object], threshold: float) -> Ratio:
-    """How many times faster `second` is than `first`, in interleaved pairs until it is clear on which side of
-    `threshold` it lies, or EXTENSIONS is used up."""
-    times = interleave([first, second], seconds=SECONDS, shortest=SHORTEST)
-    for _ in range(EXTENSIONS):
-        low, _, high = ratio_interval(times[:, 0] / times[:, 1])
-        if not low < threshold < high:
+    """How many times faster `second` is than `first`, both on the calling thread, by its CPU time: in interleaved pairs
+    until it is clear on which side of `threshold` it lies, or EXTENSIONS is used up."""
+    return _ratio(_pairs((first, second), threshold, cpu_clock()))
+
+
+def reopened_ratio(opened: Callable[[], Runs], threshold: float) -> Ratio:
+    """`speed_ratio` of the pair that `opened` gives, which is opened anew while it is not clear."""
+    times = _pairs(opened(), threshold, cpu_clock())
+    for _ in range(OPENINGS - 1):
+        if _is_clear(times, threshold):
             break
-        times = np.vstack([times, interleave([first, second], seconds=SECONDS, shortest=SHORTEST)])
+        times = np.vstack([times, _pairs(opened(), threshold, cpu_clock())])
+    return _ratio(times)
+
+
+def _pairs(runs: Runs, threshold: float, clock: Clock, rest: float = 0.0) -> np.ndarray:
+    """Seconds [rounds, 2] of interleaved runs."""
+    shortest = max(SHORTEST, rest / 3)
+    times = interleave(runs, seconds=SECONDS, shortest=shortest, clock=clock, rest=rest)
+    for _ in range(EXTENSIONS):
+        if _is_clear(times, threshold):
+            break
+        times = np.vstack([times, interleave(runs, seconds=SECONDS, shortest=shortest, clock=clock, rest=rest)])
+    return times
+
+
+def _is_clear(times: np.ndarray, threshold: float) -> bool:
+    low, _, high = ratio_interval(times[:, 0] / times[:, 1])
+    return not low < threshold < high
+
+
+def _ratio(times: np.ndarray) -> Ratio:
     return Ratio(*ratio_interval(times[:, 0] / times[:, 1]), seconds=float(np.median(times[:, 0])))
 
 
@@ -87,38 +127,35 @@ def fastest_part(fused: ir.Model, original: Original | None, quantized: Quantize
     """Which of the nodes `names` are worth quantizing: all, those of the regions that pay, or none.
 
     original: gives the model before folding, in onnxruntime the other FP32 to beat. quantized(names) gives the INT8
-    model with these nodes quantized. samples: feeds of different shapes. Decided on one thread, which other work on the
-    machine disturbs least; where nothing else runs, `threads` may veto.
+    model with these nodes quantized. samples: feeds of different shapes. Decided on one thread, by CPU time, which
+    other work on the machine hardly changes; where nothing else runs, `threads` may veto.
     """
     part, reasons = _best_part(fused, quantized, names, samples[0])
     model, reference, unfolded = quantized(set(part)), expand(fused), False
-    ratio = _against(reference, model, samples[0], 1)
+    share = native_share(model.graph)
+    ratio = _against(reference, model, samples[0])
     if ratio.low < CLEAR_GAIN and original is not None and _weight_bytes(fused) < LARGE_WEIGHTS:
         plain = original()
         folding = _against_float(plain, reference, samples[0])
         unfolded = folding.low <= 1.0
         if folding.high < 1.0:
             reference = plain
-            ratio = _against(reference, model, samples[0], 1)
+            ratio = _against(reference, model, samples[0])
     detail = f"INT8 runs {ratio.text} as fast as FP32's {_ms(ratio.seconds)} on one thread"
     worst = ratio
     for feeds in samples[1:]:
-        other = _against(reference, model, feeds, 1)
+        other = _against(reference, model, feeds)
         detail += f", {other.text} on another shape"
         worst = min(worst, other, key=lambda r: r.median)
     many = threads or default_threads()
-    if worst.pays and many > 1 and not _busy(many):
-        other = _against(reference, model, samples[0], many)
-        detail += f", {other.text} on {many}"
-        worst = min(worst, other, key=lambda r: r.median) if other.high < 1.0 else worst
-    if worst.pays:
+    if worst.pays(share) and many > 1:
+        on_all = _on_threads(reference, model, samples[0], many)
+        if on_all is not None:
+            detail += f", {on_all.text} on {many}"
+            worst = min(worst, on_all, key=lambda r: r.median) if on_all.high < 1.0 else worst
+    if worst.pays(share):
         return Choice(part, reasons, detail)
     return Choice(frozenset(), dict.fromkeys(names, f"nothing to gain from INT8: {detail}"), detail, unfolded)
-
-
-def _busy(threads: int) -> bool:
-    """Do others want the cores, so that a measurement on several threads says nothing?"""
-    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.75 * threads
 
 
 def _weight_bytes(model: ir.Model) -> int:
@@ -126,14 +163,29 @@ def _weight_bytes(model: ir.Model) -> int:
     return sum(weight.nbytes for weight in weights if weight is not None)
 
 
-def _against(reference: ir.Model, model: ir.Model, feeds: Feeds, threads: int) -> Ratio:
-    fp32, int8 = FloatRunner(reference, threads, spin=False), Session(model, threads)
-    return speed_ratio(lambda: fp32.run(feeds), lambda: int8.run(None, feeds), GAIN_LEAST)
+def _against(reference: ir.Model, model: ir.Model, feeds: Feeds) -> Ratio:
+    def opened() -> Runs:
+        fp32, int8 = FloatRunner(reference, 1), Session(model, 1)
+        return lambda: fp32.run(feeds), lambda: int8.run(None, feeds)
+
+    return reopened_ratio(opened, GAIN_LEAST)
+
+
+def _on_threads(reference: ir.Model, model: ir.Model, feeds: Feeds, threads: int) -> Ratio | None:
+    """By wall time, each with the threads that its user has; None: others wanted the CPUs too, so it says nothing."""
+    fp32, int8 = FloatRunner(reference, threads, spin=None), Session(model, threads)
+    started, before = time.perf_counter(), preemptions()
+    times = _pairs((lambda: fp32.run(feeds), lambda: int8.run(None, feeds)), 1.0, time.perf_counter, REST_SECONDS)
+    disturbed = preemptions() - before > (time.perf_counter() - started) / SECONDS_UNDISTURBED
+    return None if disturbed else _ratio(times)
 
 
 def _against_float(plain: ir.Model, folded: ir.Model, feeds: Feeds) -> Ratio:
-    first, second = FloatRunner(plain, 1), FloatRunner(folded, 1)
-    return speed_ratio(lambda: first.run(feeds), lambda: second.run(feeds), 1.0)
+    def opened() -> Runs:
+        first, second = FloatRunner(plain, 1), FloatRunner(folded, 1)
+        return lambda: first.run(feeds), lambda: second.run(feeds)
+
+    return reopened_ratio(opened, 1.0)
 
 
 def _best_part(fused: ir.Model, quantized: Quantized, names: Sequence[str], feeds: Feeds
@@ -147,7 +199,7 @@ def _best_part(fused: ir.Model, quantized: Quantized, names: Sequence[str], feed
     if len(sessions) == 1:
         return whole, {}
     runs = [lambda s=session: s.run(None, feeds) for session in sessions]  # type: ignore[misc]
-    times = interleave(runs, seconds=2 * SECONDS * len(runs), min_rounds=9, shortest=SHORTEST)
+    times = interleave(runs, seconds=2 * SECONDS * len(runs), min_rounds=9, shortest=SHORTEST, clock=cpu_clock())
     gains = [ratio_interval(times[:, 0] / times[:, i]) for i in range(len(runs))]
     best = max(range(len(runs)), key=lambda i: gains[i][1])
     if gains[best][1] < BETTER_PART or gains[best][0] < 1.0:

@@ -28,6 +28,7 @@ class NodePlan:
     dtype: str
 
 
+RECURRENT = ("LSTM", "GRU", "RNN")
 MAC_BASES = ("Conv", "Gemm", "MatMul", "ActivationMatMul", "ConvTranspose")
 
 
@@ -39,9 +40,12 @@ def _size(value: ir.Value | None, start: int = 0) -> int | None:
 
 
 def node_macs(node: ir.Node) -> int:
-    """Multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul, in standard or quantkit form."""
+    """Multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul, in standard or quantkit form, and of LSTM, GRU and
+    RNN."""
     name = quantkit_name(node)
     base = name.base if name is not None else node.op_type
+    if name is None and base in RECURRENT:
+        return _recurrent_macs(node)
     if base not in (*MAC_BASES, "MatMulInteger", "ConvInteger"):
         return 0
     index = 3 if name is not None and name.level == "static" else 1
@@ -65,6 +69,20 @@ def node_macs(node: ir.Node) -> int:
         name is not None or bool(node.attributes.get("transB") and node.attributes["transB"].as_int())
     )
     return out * (array.shape[1] if transposed else array.shape[-2] if array.ndim > 1 else array.shape[0])
+
+
+def _recurrent_macs(node: ir.Node) -> int:
+    """Every step of every sequence multiplies W and R once. Source: ONNX LSTM-14, GRU-14, RNN-14."""
+    steps = node.inputs[0].shape if node.inputs[0] is not None else None
+    weights = [constant(value) for value in node.inputs[1:3]]
+    times = prod(d if isinstance(d, int) else 1 for d in list(steps)[:2]) if steps is not None else 1
+    return times * sum(array.size for array in weights if array is not None)
+
+
+def native_share(graph: ir.Graph) -> float:
+    """The native part of a graph's multiply-accumulates, 0 to 1; 0 if it has none."""
+    macs = [(node_macs(node), not why_not_native(node)) for node in graph]
+    return sum(count for count, native in macs if native) / max(1, sum(count for count, _ in macs))
 
 
 INT8_BODIES = "INT8 in its bodies, each a session of its own"

@@ -28,6 +28,7 @@ LENT_BYTES = 1 << 20
 most of the time that a session of 240 MB needs to open, 0.25 instead of 1 s."""
 NAMED = 4
 """Inputs that an error message describes."""
+_SPINNING = {True: ("session.force_spinning_stop", "1"), False: ("session.intra_op.allow_spinning", "0")}
 _FATAL_ONLY = 4
 """Errors come as exceptions, which say all that onnxruntime would print."""
 
@@ -38,7 +39,8 @@ class FloatRunner:
     model: a path, serialized bytes, an onnx.ModelProto or an onnx_ir.Model; it is not modified.
     threads: None leaves the choice to onnxruntime.
     spin: whether idle threads of onnxruntime wait busily during a run: fastest alone, bad where other threads want the
-    cores. When a run ends they rest: spinning on, they would hold the cores of whatever is timed next.
+    cores. When a run ends they rest: spinning on, they would hold the cores of whatever is timed next. None: as
+    onnxruntime does by itself, spinning on between runs.
     literal: nodes between DequantizeLinear and QuantizeLinear run in float32 as written; else onnxruntime makes integer
     kernels of them and rounds float weights for that, with one scale for all channels.
     Raises ModelError when onnxruntime refuses the model, CalibrationError for a tensor that is not in it.
@@ -50,7 +52,7 @@ class FloatRunner:
         threads: int | None = None,
         *,
         expose: Sequence[str] = (),
-        spin: bool = True,
+        spin: bool | None = True,
         literal: bool = False,
     ) -> None:
         import onnxruntime
@@ -59,8 +61,8 @@ class FloatRunner:
         options.log_severity_level = _FATAL_ONLY
         if threads is not None:
             options.intra_op_num_threads = threads
-        setting = ("session.force_spinning_stop", "1") if spin else ("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry(*setting)
+        if spin is not None:
+            options.add_session_config_entry(*_SPINNING[spin])
         if literal:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session: Any

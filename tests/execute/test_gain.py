@@ -11,16 +11,19 @@ import quantkit
 from quantkit import pipeline
 from quantkit.execute import gain
 from quantkit.execute.borders import RegionCost, region_costs
+from quantkit.execute.placement import native_share
 from quantkit.execute.timing import ratio_interval
 from quantkit.types import QuantConfig
 from tests.execute.test_trial import FAST, sample, small_net
+from tests.graphs import image
+from tests.graphs import model as build
 
 
 @pytest.fixture
 def timed(monkeypatch):
     """timed(ratio): from now on INT8 is `ratio` times as fast as FP32's 10 ms, without noise."""
     monkeypatch.delenv("QUANTKIT_KEEP_INT8", raising=False)
-    monkeypatch.setattr(gain, "_busy", lambda threads: True)
+    monkeypatch.setattr(gain, "_on_threads", lambda *_: None)
 
     def fix(low: float, median: float | None = None, high: float | None = None, seconds: float = 0.01) -> None:
         found = gain.Ratio(low, median or low, high or median or low, seconds)
@@ -63,12 +66,26 @@ def test_a_model_that_gains_is_quantized_and_the_gain_is_recorded(timed):
         (gain.Ratio(1.05, 1.10, 1.15, 0.01), True),
         (gain.Ratio(0.95, 1.10, 1.25, 0.01), False),  # may as well be slower
         (gain.Ratio(1.01, 1.04, 1.06, 0.01), False),  # too little
-        (gain.Ratio(0.92, 0.94, 0.96, 20e-6), True),  # 2 us: the price of a call
+        (gain.Ratio(0.99, 1.00, 1.01, 5e-6), True),  # 0.3 us: the price of a call
+        (gain.Ratio(0.92, 0.94, 0.96, 20e-6), False),  # 2 us of 20
         (gain.Ratio(0.70, 0.75, 0.80, 60e-6), False),  # 20 us of 60
     ],
 )
 def test_int8_pays_where_it_is_clearly_not_slower_and_gains_enough(ratio, pays):
-    assert ratio.pays is pays
+    assert ratio.pays() is pays
+
+
+@pytest.mark.parametrize(
+    ("ratio", "pays"),
+    [
+        (gain.Ratio(1.06, 1.10, 1.15, 0.01), True),
+        (gain.Ratio(1.03, 1.10, 1.15, 0.01), False),  # by chance, more likely than not
+        (gain.Ratio(0.99, 1.00, 1.01, 5e-6), False),
+    ],
+)
+def test_a_small_share_of_the_multiply_adds_must_gain_beyond_doubt(ratio, pays):
+    assert ratio.pays(share=0.03) is pays
+    assert gain.Ratio(1.03, 1.10, 1.15, 0.01).pays(share=0.3)
 
 
 def test_keep_int8_asks_no_clock(timed, monkeypatch):
@@ -82,9 +99,9 @@ def test_keep_int8_asks_no_clock(timed, monkeypatch):
 
 def test_the_slowest_of_the_input_shapes_decides(monkeypatch):
     monkeypatch.delenv("QUANTKIT_KEEP_INT8", raising=False)
-    monkeypatch.setattr(gain, "_busy", lambda threads: True)
+    monkeypatch.setattr(gain, "_on_threads", lambda *_: None)
     by_side = {8: gain.Ratio(2.0, 2.0, 2.0, 0.01), 16: gain.Ratio(0.8, 0.8, 0.8, 0.01)}
-    monkeypatch.setattr(gain, "_against", lambda reference, model, feeds, threads: by_side[feeds["x"].shape[2]])
+    monkeypatch.setattr(gain, "_against", lambda reference, model, feeds: by_side[feeds["x"].shape[2]])
     model = small_net(2)
     del model.graph.input[:]
     model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, "h", "w"]))
@@ -137,20 +154,63 @@ def test_the_interval_of_a_median_holds_its_share_and_ignores_outliers():
     assert ratio_interval(np.array([1.2])) == (1.2, 1.2, 1.2)
 
 
+UNCLEAR, TWICE = np.column_stack([np.tile([0.5, 2.0], 4), np.ones(8)]), np.tile([[2.0, 1.0]], (8, 1))
+
+
 def test_a_ratio_that_is_not_clear_is_measured_again_but_not_for_ever(monkeypatch):
-    calls = []
+    given, opened = [], []
+    monkeypatch.setattr(gain, "interleave", lambda *_, **__: given.pop(0))
 
-    def noisy(runs, **_):
-        calls.append(1)
-        return np.column_stack([np.tile([0.5, 2.0], 4), np.ones(8)])
+    def pair():
+        opened.append(1)
+        return lambda: None, lambda: None
 
-    monkeypatch.setattr(gain, "interleave", noisy)
-    gain.speed_ratio(lambda: None, lambda: None, 1.0)
-    assert len(calls) == 1 + gain.EXTENSIONS
-    calls.clear()
-    monkeypatch.setattr(gain, "interleave", lambda runs, **_: calls.append(1) or np.tile([[2.0, 1.0]], (8, 1)))
-    assert gain.speed_ratio(lambda: None, lambda: None, 1.0).median == 2.0
-    assert len(calls) == 1
+    def measured(ratio, *times):
+        given[:], opened[:] = times, []
+        return ratio(), len(times) - len(given), len(opened)
+
+    rounds = (1 + gain.EXTENSIONS) * [UNCLEAR]
+    assert measured(lambda: gain.speed_ratio(*pair(), 1.0), *rounds, TWICE)[1] == len(rounds)
+    found, used, sessions = measured(lambda: gain.reopened_ratio(pair, 1.0), *gain.OPENINGS * rounds, TWICE)
+    assert (used, sessions) == (gain.OPENINGS * len(rounds), gain.OPENINGS)
+    assert found.low < 1.0 < found.high
+    found, used, sessions = measured(lambda: gain.reopened_ratio(pair, 1.0), TWICE, UNCLEAR)
+    assert (found.median, used, sessions) == (2.0, 1, 1)
+    found, used, sessions = measured(lambda: gain.reopened_ratio(pair, 1.0), *rounds, *8 * [TWICE])
+    assert (used, sessions) == (len(rounds) + 2, 3)  # what was unclear counts on
+
+
+@pytest.mark.parametrize(("switches", "counts"), [(0, True), (10_000, False)])
+def test_threads_are_heard_only_where_nobody_took_their_cpus(switches, counts, monkeypatch):
+    counter = iter([0, switches])
+    monkeypatch.setattr(gain, "preemptions", lambda: next(counter))
+    monkeypatch.setattr(gain, "interleave", lambda *_, **__: TWICE)
+    fused, _ = pipeline.fused_model(small_net())
+    quantized = pipeline.quantize(small_net(), [sample()], config=FAST).model
+    found = gain._on_threads(gain.expand(fused), quantized, sample(), 2)
+    assert (found is not None) is counts
+    assert not counts or found.median == 2.0
+
+
+def test_int8_that_is_slower_on_all_threads_stays_fp32_and_one_that_nobody_can_tell_does_not(timed, monkeypatch):
+    timed(2.0)
+    assert pipeline.quantize(small_net(), [sample()], config=FAST, threads=2).kind == "calibrated"
+    monkeypatch.setattr(gain, "_on_threads", lambda *_: gain.Ratio(0.7, 0.8, 0.9, 0.01))
+    result = pipeline.quantize(small_net(), [sample()], config=FAST, threads=2)
+    assert result.kind == "fp32"
+    assert "0.80 times (0.70 to 0.90) on 2" in result.decisions[-1].detail
+    monkeypatch.setattr(gain, "_on_threads", lambda *_: gain.Ratio(0.7, 0.9, 1.1, 0.01))
+    assert pipeline.quantize(small_net(), [sample()], config=FAST, threads=2).kind == "calibrated"
+
+
+def test_one_small_region_of_a_recurrent_network_has_a_small_share_of_the_multiply_adds():
+    body = "c = Conv<kernel_shape=[1]>(x, w) t = Transpose<perm=[2, 0, 1]>(c) y, h = GRU<hidden_size=32>(t, v, r)"
+    weights = {"w": (8, 4, 1), "v": (1, 96, 8), "r": (1, 96, 32)}
+    proto = build(body, weights, inputs="float[1,4,10] x", outputs="float[10,1,1,32] y, float[1,1,32] h")
+    result = pipeline.quantize(proto, [{"x": image(1, 4, 10)}], config=FAST)
+    assert result.kind == "calibrated"
+    convolution, recurrent = 8 * 4 * 10, 10 * 96 * (8 + 32)
+    assert native_share(result.model.graph) == pytest.approx(convolution / (convolution + recurrent))
 
 
 def test_a_model_of_one_onnxruntime_step_refuses_wrong_feeds_as_clearly_as_any():

@@ -35,6 +35,6 @@ def test_an_fp32_session_of_its_own_keeps_its_threads_awake_and_one_that_is_time
     assert settings(float_step(Session(small_net(), 2))) == {}
 
 
-@pytest.mark.parametrize(("spin", "expected"), [(True, {REST: "1"}), (False, {SPIN: "0"})])
+@pytest.mark.parametrize(("spin", "expected"), [(True, {REST: "1"}), (False, {SPIN: "0"}), (None, {})])
 def test_the_fp32_side_of_a_comparison_rests_between_runs(spin, expected):
     assert settings(FloatRunner(small_net(), 2, spin=spin)) == expected

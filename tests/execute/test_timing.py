@@ -1,7 +1,11 @@
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from quantkit.execute.timing import interleave, median_ratio
+from quantkit.execute import timing
+from quantkit.execute.timing import cpu_clock, interleave, median_ratio, preemptions
 
 
 class Clock:
@@ -52,3 +56,27 @@ def test_a_short_candidate_is_repeated_and_its_time_is_for_one_run():
 def test_the_ratio_is_paired_by_round_so_a_slow_phase_cancels():
     slow_phase = np.array([1.0, 1.0, 10.0, 10.0])
     assert median_ratio(3.0 * slow_phase, slow_phase) == pytest.approx(3.0)
+
+
+def test_a_rest_comes_before_each_measurement_and_an_unmeasured_run_after_it(monkeypatch):
+    clock, log = Clock(), []
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: log.append(seconds))
+    times = interleave([clock.candidate(0.01, log, name) for name in "ab"], seconds=0.0, min_rounds=2, rest=0.5,
+                       clock=clock)  # fmt: skip
+    assert log[4:] == [0.5, "a", "a", 0.5, "b", "b", 0.5, "b", "b", 0.5, "a", "a"]
+    assert times == pytest.approx(np.full((2, 2), 0.01))
+
+
+@pytest.mark.parametrize(("resolution", "clock"), [(1e-9, time.thread_time), (0.0156, time.perf_counter)])
+def test_cpu_time_is_used_where_it_ticks_finely(resolution, clock, monkeypatch):
+    monkeypatch.setattr(timing.time, "get_clock_info", lambda name: SimpleNamespace(resolution=resolution))
+    assert cpu_clock() is clock
+
+
+def test_sleep_costs_no_cpu_time_and_preemptions_only_grow():
+    clock, before = cpu_clock(), preemptions()
+    if clock is time.thread_time:
+        start = clock()
+        time.sleep(0.2)
+        assert clock() - start < 0.1
+    assert preemptions() >= before
