@@ -96,7 +96,8 @@ def first_samples(fused: ir.Model, data: Any, options: Mapping[str, Any]
     """(data to go on with, the feeds of its first samples); options: those of `quantkit.pipeline.quantize`."""
     recipe = options.get("preprocess")
     recipe = load_preprocess(recipe) if isinstance(recipe, str | Path) else recipe
-    return peek(data, input_specs(fused), preprocess=recipe, labels=options.get("labels"))
+    return peek(data, input_specs(fused), preprocess=recipe, labels=options.get("labels"),
+                open_float=lambda: FloatRunner(expand(fused), options.get("threads"), spin=False))  # fmt: skip
 
 
 def keeps_int8(config: QuantConfig) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.errors import DataError
 from quantkit.fuse.graph import constant
 from quantkit.lower.plan import PackedSpec, PlanOp, Ref
 from quantkit.lower.views import (
@@ -75,7 +76,7 @@ class Lowering:
 
     def float_output(self, value: ir.Value, dims: Sequence[int]) -> Buffer:
         """Float32 memory in ONNX's layout: the plan's output `value`, or arena memory if it stays inside."""
-        dims = tuple(int(d) for d in dims)
+        dims = self._possible(dims)
         self.dims[value] = dims
         buffer = self.outputs.get(value)
         if buffer is None:
@@ -107,11 +108,19 @@ class Lowering:
         return self.set(value, view)
 
     def temporary(self, dims: Sequence[int], strides: Sequence[int] | None = None) -> View:
-        """Fresh arena memory, channels last unless strides are given."""
-        dims = tuple(int(d) for d in dims)
+        """Fresh arena memory, channels last unless strides are given. Raises DataError for a dimension below 0."""
+        dims = self._possible(dims)
         buffer = Buffer(int(np.prod(dims, dtype=np.int64)))
         self.buffers.append(buffer)
         return View(buffer, dims, tuple(strides) if strides is not None else channels_last(dims))
+
+    def _possible(self, dims: Sequence[int]) -> tuple[int, ...]:
+        """dims as int. Raises DataError where a window is longer than what it slides over."""
+        made = tuple(int(d) for d in dims)
+        if any(d < 0 for d in made):
+            where = self.node.name if self.node is not None else "a node"
+            raise DataError(f"{where}: inputs are too small for it, its output would be {list(made)}; give larger ones")
+        return made
 
     def set(self, value: ir.Value, view: View) -> View:
         """Says that `value` is `view` from now on. Returns the view."""

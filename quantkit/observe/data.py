@@ -74,6 +74,11 @@ class Dataset:
             return known
         return min(known, self._samples)
 
+    @property
+    def single_rows(self) -> bool:
+        """Whether the data says itself that rows are samples: images, and arrays of many of them."""
+        return self._source.single_rows
+
     def __len__(self) -> int:
         count = self.count
         if count is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.errors import UsageError
+from quantkit.errors import QuantkitError, UsageError
 from quantkit.execute.session import Session
 from quantkit.execute.timing import interleave, median_ratio
 from quantkit.observe import FloatRunner
@@ -61,7 +61,7 @@ def latency(
     {"batch", "runs": [{"name", percentiles..., "samples_per_s", "speedup", "times_ms"}]}; speedup: how many times
     faster than FP32 onnxruntime, the median over rounds. A model of static batch is measured at that batch.
     """
-    one = first_sample(feeds) if _takes_one(session) else dict(feeds)
+    one = _smallest(session, feeds)
     candidates: dict[str, Callable[[], object]] = {
         FP32: lambda: runner.run(one),
         INT8: lambda: session.run(None, one),
@@ -111,7 +111,7 @@ def layer_times(session: Session, feeds: Feeds) -> dict[str, dict[str, Any]]:
 
     Nodes that onnxruntime runs together share one time, which stands under the first of them.
     """
-    one = first_sample(feeds) if _takes_one(session) else dict(feeds)
+    one = _smallest(session, feeds)
     rounds = [session.profile(one) for _ in range(PROFILED_RUNS)]
     entries = {}
     for rows in zip(*rounds, strict=True):
@@ -139,6 +139,18 @@ def same_batch(session: Session, feeds: Feeds) -> bool:
 def _takes_one(session: Session) -> bool:
     return all(not value.shape or value.shape[0] == 1 or not isinstance(value.shape[0], int)
                for value in session.get_inputs())  # fmt: skip
+
+
+def _smallest(session: Session, feeds: Feeds) -> dict[str, np.ndarray]:
+    """The first row of the feeds, or all of them where the model cannot run on it alone: axis 0 may be time."""
+    if not _takes_one(session):
+        return dict(feeds)
+    one = first_sample(feeds)
+    try:
+        session.run(None, one)
+    except QuantkitError:
+        return dict(feeds)
+    return one
 
 
 def _bound(run: Run, feeds: dict[str, np.ndarray]) -> Callable[[], object]:
