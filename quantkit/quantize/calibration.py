@@ -41,11 +41,12 @@ from quantkit.quantize.measure import Fidelity
 from quantkit.quantize.methods import Choices, by_tensor
 from quantkit.quantize.qparams import params_from_range
 from quantkit.quantize.replay import Replay
+from quantkit.quantize.room import with_room
 from quantkit.quantize.runners import OpenInt8
 from quantkit.quantize.search import search
 from quantkit.quantize.select import Selection, select
 from quantkit.quantize.tune import tune_layers
-from quantkit.types import AUTO, METHODS, Decision, Goal, QuantConfig
+from quantkit.types import AUTO, METHODS, Decision, Goal, QuantConfig, Range
 
 GOAL_KEY = "quantkit.goal"
 """Metadata: what was tried for an accuracy goal, as JSON; see quantkit.quantize.search.Found."""
@@ -128,6 +129,7 @@ class Maker:
         self.base = self.method
         self.close_methods = [self.method]
         self.mixture: Mapping[str, TensorStatistics] | None = None
+        self.has_room = False
 
     def plain(self, method: str, keep: Collection[str] = (), *, effort: str | None = None
               ) -> tuple[ir.Model, list[Layer], dict[str, float]]:  # fmt: skip
@@ -139,16 +141,22 @@ class Maker:
         selection = select(copy, lambda name: name not in self.chosen or name in keep)
         method_of = {tensor: self.choices.get(group, self.base) for tensor, group in self.selection.group_of.items()}
         is_fast = (effort or self.config.effort) == "fast"
-        seen = self.statistics if is_fast or self.mixture is None else self.mixture
-        ranges = table_ranges(copy, selection, seen, method_of if method == AUTO else method, self.config)
-        spans = selection.group_ranges(ranges)
-        if not is_fast:
-            spans = around_activations(selection, spans, seen)
+        by = method_of if method == AUTO else method
+        if is_fast:
+            spans = selection.group_ranges(table_ranges(copy, selection, self.statistics, by, self.config))
+        else:
+            spans = around_activations(selection, self._spans(copy, selection, by), self.mixture or self.statistics)
         params = {group: params_from_range(span) for group, span in spans.items()}
         layers = tunable_layers(selection)
         scales = {layer.name: params[selection.group_of[layer.source]].scale for layer in layers}
         apply(copy, selection, params, all_weights(selection, params, self.config, self.statistics))
         return copy, layers, scales
+
+    def _spans(self, model: ir.Model, selection: Selection, method: str | Mapping[str, str]) -> dict[str, Range]:
+        """The range of each group as `balanced` takes it: by the mixture, or with room, where these were chosen."""
+        seen = self.mixture or self.statistics
+        ranges = table_ranges(model, selection, seen, method, self.config)
+        return selection.group_ranges(with_room(selection, ranges, seen) if self.has_room else ranges)
 
     def made(self, effort: str | None = None, keep: Collection[str] = ()) -> Calibrated:
         """The model by an effort (that of the configuration unless given)."""
@@ -250,12 +258,7 @@ class Maker:
         groups: dict[str, list[str]] = {}
         for tensor, group in self.selection.group_of.items():
             groups.setdefault(group, []).append(tensor)
-        spans = {
-            method: self.selection.group_ranges(
-                table_ranges(self.model, self.selection, self.mixture or self.statistics, method, self.config)
-            )
-            for method in METHODS
-        }
+        spans = {method: self._spans(self.model, self.selection, method) for method in METHODS}
         deadline = time.monotonic() + self.config.time_budget / 4
         found = by_tensor(self.expanded, groups, spans, self.base, chooser, self.threads, deadline)
         self.choices = {choice.group: choice.method for choice in found}

@@ -16,6 +16,7 @@ from quantkit.load.parts import copied
 from quantkit.observe import Batch, TensorStatistics, observe
 from quantkit.observe.runner import STREAM_BYTES
 from quantkit.observe.streamed import weight_bytes
+from quantkit.quantize.channel_values import ChannelObserver
 from quantkit.quantize.equalize import EQUALIZED_KEY, LAWS, equalize, to_json
 from quantkit.quantize.gates import gates_as_clamps
 from quantkit.quantize.initial import has_static_batch, observed_tensors, weighted_inputs
@@ -50,6 +51,10 @@ STRESS_EVERY = 3
 """Of the batches that judge, each of so many judges changed as well."""
 
 
+PLAIN, ROOM, STRESS = KINDS = ("", " with room", " with stress")
+"""Ranges of the samples as they are; with room for the extremes of others; of changed samples, too."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """The FP32 outputs of samples, and with their weight those of changed ones. changed: which of its batches are."""
@@ -76,18 +81,18 @@ def judge_of(maker: Maker, samples: Sequence[Fed]) -> Judge:
 
 @dataclass(frozen=True)
 class Choice:
-    """Law of equalization (None: as it is), method of ranges, whether by the mixture, and what it measures in dB: over
-    all samples, and over the changed ones."""
+    """Law of equalization (None: as it is), method of ranges, one of KINDS, and what it measures in dB: over all
+    samples, and over the changed ones."""
 
     law: str | None
     method: str
-    is_mixed: bool
+    kind: str
     score: float
     safety: float
 
     def __str__(self) -> str:
         equalized = f"{self.law}, " if self.law else ""
-        return f"{equalized}{self.method}{' with stress' if self.is_mixed else ''} {self.score:.2f} dB"
+        return f"{equalized}{self.method}{self.kind} {self.score:.2f} dB"
 
 
 def safest(choices: Sequence[Choice], same_db: float = SAME_DB) -> Choice:
@@ -104,7 +109,7 @@ def chosen_maker(maker: Maker, backend: Any = None) -> Maker:
     """
     known, unseen = halves(maker.replay.first(JUDGED_SAMPLES), cut=not has_static_batch(maker.model))
     trial = _Trial(maker, known, judge_of(maker, unseen or known), backend)
-    plain = trial.best_of(None, trial.methods)
+    plain = trial.best_of(None, trial.methods, KINDS)
     assert plain is not None
     best = plain
     if weight_bytes(maker.model) <= STREAM_BYTES:  # equalized weights are copies
@@ -113,8 +118,9 @@ def chosen_maker(maker: Maker, backend: Any = None) -> Maker:
     maker.tell("methods", trial.to_score, trial.to_score)
     made = maker if best.law is None else variant(maker, best.law, maker.replay, backend)
     assert made is not None
-    made.mixture = mixture_of(made, maker.replay.first(STRESSED_SAMPLES), backend) if best.is_mixed else None
-    chosen = f"ranges by {best.method}{' with stress' * best.is_mixed}, equalized by {best.law or 'none'}"
+    made.mixture = mixture_of(made, maker.replay.first(STRESSED_SAMPLES), backend) if best.kind == STRESS else None
+    made.has_room = best.kind == ROOM
+    chosen = f"ranges by {best.method}{best.kind}, equalized by {best.law or 'none'}"
     tried = ", ".join(map(str, trial.tried))
     made.decisions.append(Decision("quantize", "measured", "model", f"{chosen}: {tried}"))
     made.settle(best.method, [choice.method for choice in trial.tried if _is_close(choice, best)])
@@ -123,7 +129,7 @@ def chosen_maker(maker: Maker, backend: Any = None) -> Maker:
 
 def _is_close(choice: Choice, best: Choice) -> bool:
     """Whether tuning may change their order; with the same law and the same statistics."""
-    return (choice.law, choice.is_mixed) == (best.law, best.is_mixed) and choice.score > best.score - CLOSE_DB
+    return (choice.law, choice.kind) == (best.law, best.kind) and choice.score > best.score - CLOSE_DB
 
 
 class _Trial:
@@ -133,22 +139,23 @@ class _Trial:
         self.maker, self.known, self.judge, self.backend = maker, known, judge, backend
         wanted = maker.config.method
         self.methods = (wanted,) if wanted in METHODS else METHODS
+        self.observer = ChannelObserver(known, maker.threads)
         self.tried: list[Choice] = []
         each = maker.config.per_channel  # else rows must be alike, and the noise of weights hides what ranges lose
         self.laws = [law for law in LAWS if each or law == "weights"]
         self.same_db = SAME_DB if each else 0.0
-        self.scored, self.to_score = 0, 3 * len(self.methods) + 2 * len(self.laws)
+        self.scored, self.to_score = 0, 4 * len(self.methods) + 3 * len(self.laws)
 
-    def best_of(self, law: str | None, methods: Sequence[str], kinds: Sequence[bool] = (False, True)) -> Choice | None:
-        """The best of the methods with a law; kinds: without and with the mixture. None where no channel is free."""
-        made = variant(self.maker, law, self.known, self.backend)
+    def best_of(self, law: str | None, methods: Sequence[str], kinds: Sequence[str]) -> Choice | None:
+        """The best of the methods and kinds of ranges with a law. None where no channel is free."""
+        made = variant(self.maker, law, self.known, self.backend, self.observer)
         if made is None:
             return None
-        mixture = mixture_of(made, self.known[::CHANGED_EVERY], self.backend) if True in kinds else None
+        mixture = mixture_of(made, self.known[::CHANGED_EVERY], self.backend) if STRESS in kinds else None
         found = []
-        for is_mixed in kinds if mixture is not None else (False,):
-            made.mixture = mixture if is_mixed else None
-            found += [Choice(law, method, is_mixed, *self._scores(made, method)) for method in methods]
+        for kind in (kind for kind in kinds if kind != STRESS or mixture is not None):
+            made.mixture, made.has_room = mixture if kind == STRESS else None, kind == ROOM
+            found += [Choice(law, method, kind, *self._scores(made, method)) for method in methods]
         self.tried += [choice for choice in found if choice not in self.tried]
         return safest(found, self.same_db)
 
@@ -160,7 +167,7 @@ class _Trial:
 
     def equalized(self, plain: Choice, least_gain: float) -> Choice:
         """The best law with the method of `plain`, then the best method with it; `plain` where it gains too little."""
-        kinds = (True,) if plain.is_mixed else (False, True)
+        kinds = (ROOM, STRESS) if plain.kind == STRESS else KINDS
         found = []
         for law in self.laws:
             choice = self.best_of(law, (plain.method,), kinds)
@@ -171,20 +178,21 @@ class _Trial:
             return plain
         best = safest(found, self.same_db)
         if len(self.methods) > 1:
-            best = self.best_of(best.law, self.methods, (best.is_mixed,)) or best
+            best = self.best_of(best.law, self.methods, (best.kind,)) or best
         return best if best.score >= plain.score + least_gain else plain
 
 
-def variant(maker: Maker, law: str | None, samples: Samples, backend: Any) -> Maker | None:
+def variant(maker: Maker, law: str | None, samples: Samples, backend: Any, observer: ChannelObserver | None = None
+            ) -> Maker | None:  # fmt: skip
     """The maker for the model equalized by a law (None: as it is), observed on `samples`; None where no channel is
-    free."""
+    free. observer: of the same samples, for all laws."""
     copy = copied(maker.model)
     chosen = set(maker.chosen)
     if law is not None:
         if maker.config.per_channel:
             chosen.update(means_as_convolutions(copy, lambda name: name in maker.chosen))
         gates_as_clamps(copy, lambda name: name in maker.chosen)
-        done = equalize(copy, samples, law, maker.threads)
+        done = equalize(copy, observer or ChannelObserver(samples, maker.threads), law)
         if not done:
             return None
         copy.metadata_props[EQUALIZED_KEY] = to_json(done)

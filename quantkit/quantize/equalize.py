@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.activations import SCALED
-from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant, is_standard, new_initializer, quantkit_name
 from quantkit.fuse.opnames import CONVOLUTIONS, OpName
-from quantkit.observe import FloatRunner
 from quantkit.quantize.channel_ids import SWISHES, ChannelIds
+from quantkit.quantize.channel_values import ChannelObserver, ChannelValues, Ends
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,8 @@ class Affine:
     shift: np.ndarray
 
 
-def equalize(model: ir.Model, samples: Iterable[tuple[dict[str, np.ndarray], int]], law: str,
-             threads: int | None = None) -> dict[str, Affine]:  # fmt: skip
-    """Rewrites a fused FP32 `model` in place by one of LAWS; samples give the ranges of the channels.
+def equalize(model: ir.Model, observer: ChannelObserver, law: str) -> dict[str, Affine]:
+    """Rewrites a fused FP32 `model` in place by one of LAWS; the observer's samples give the ranges of the channels.
 
     Returns what was done to each tensor; empty where nothing may be scaled or shifted.
     """
@@ -68,7 +66,8 @@ def equalize(model: ir.Model, samples: Iterable[tuple[dict[str, np.ndarray], int
     values = list(known)
     if not values:
         return {}
-    low, high = _channel_ranges(model, ids, values, samples, threads, LAWS[law].by_deviation)
+    seen = observer.of(model, {value.name or "": ids.axis_of(value) for value in values})
+    low, high = ({value: _ends(seen[value.name or ""], LAWS[law])[side] for value in values} for side in (0, 1))
     free = {value: _shifted_with(value, ids) for value in values}
     shifts = {other: -(low[value] + high[value]) / 2 for value, others in free.items() for other in others}
     shift_channels(model, shifts)
@@ -88,28 +87,9 @@ def equalize(model: ir.Model, samples: Iterable[tuple[dict[str, np.ndarray], int
     }
 
 
-def _channel_ranges(model: ir.Model, ids: ChannelIds, values: Sequence[ir.Value],
-                    samples: Iterable[tuple[dict[str, np.ndarray], int]], threads: int | None, by_deviation: bool
-                    ) -> tuple[dict[ir.Value, np.ndarray], dict[ir.Value, np.ndarray]]:  # fmt: skip
+def _ends(seen: ChannelValues, law: Law) -> Ends:
     """(lower, upper end of the range) of every channel, float64 [C]: see Law."""
-    names = [value.name or "" for value in values]
-    runner = FloatRunner(expand(model), threads, expose=names)
-    seen: dict[ir.Value, list[np.ndarray]] = {value: [] for value in values}
-    for feeds, valid in samples:
-        for value, array in zip(values, runner.run(feeds, names), strict=True):
-            others = tuple(axis for axis in range(array.ndim) if axis != ids.axis_of(value))
-            part = array[:valid]
-            if by_deviation:
-                mean = part.mean(axis=others, dtype=np.float64)
-                seen[value].append(np.stack([mean, part.var(axis=others, dtype=np.float64) + mean * mean]))
-            else:
-                seen[value].append(np.stack([-part.min(axis=others), part.max(axis=others)]).astype(np.float64))
-    if not by_deviation:
-        ends = {value: np.max(parts, axis=0) for value, parts in seen.items()}
-        return {value: -end[0] for value, end in ends.items()}, {value: end[1] for value, end in ends.items()}
-    means = {value: np.mean(parts, axis=0) for value, parts in seen.items()}
-    spread = {value: np.sqrt(np.maximum(square - mean * mean, 0.0)) for value, (mean, square) in means.items()}
-    return tuple({value: mean + sign * spread[value] for value, (mean, _) in means.items()} for sign in (-1, 1))  # type: ignore[return-value]
+    return seen.deviations if law.by_deviation else seen.extremes
 
 
 def _factors(model: ir.Model, ids: ChannelIds, size: np.ndarray, law: Law) -> np.ndarray:

@@ -12,6 +12,7 @@ from quantkit.execute import Session
 from quantkit.fuse.expand import expand
 from quantkit.quantize import choose
 from quantkit.quantize.channel_ids import ChannelIds
+from quantkit.quantize.channel_values import ChannelObserver
 from quantkit.quantize.equalize import EQUALIZED_KEY, LAWS, Affine, equalize, from_json, to_json
 from quantkit.quantize.replay import halves
 from quantkit.report.layers import layer_errors
@@ -68,7 +69,7 @@ def outputs(of: ir.Model, x: np.ndarray) -> np.ndarray:
 
 def equalized(proto: onnx.ModelProto, law: str) -> tuple[ir.Model, dict[str, Affine]]:
     made = fused(proto)
-    return made, equalize(made, [({"x": image(6, 3, 8, 8, seed=2)}, 6)], law, 1)
+    return made, equalize(made, ChannelObserver([({"x": image(6, 3, 8, 8, seed=2)}, 6)], 1), law)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -93,7 +94,7 @@ def test_hard_swish_on_sums_takes_the_factors_behind_it():
     scale, shift = (node.attributes[key].as_tensor().numpy() for key in ("scale", "shift"))
     assert scale.shape == shift.shape == (8, 1, 1)
     np.testing.assert_allclose(scale.reshape(-1), -0.6 * done["r"].scale, rtol=1e-6)
-    again = equalize(made, [({"x": image(6, 3, 8, 8, seed=2)}, 6)], "smooth", 1)
+    again = equalize(made, ChannelObserver([({"x": image(6, 3, 8, 8, seed=2)}, 6)], 1), "smooth")
     assert np.ptp(again["r"].scale) > 0.01
     x = image(4, 3, 8, 8, seed=3)
     wanted = run_onnxruntime(proto, {"x": x})[0]

@@ -9,6 +9,7 @@ import pytest
 from quantkit import pipeline
 from quantkit.execute import Session
 from quantkit.fuse.expand import expand
+from quantkit.quantize.channel_values import ChannelObserver
 from quantkit.quantize.equalize import equalize
 from quantkit.quantize.initial import tunable_layers
 from quantkit.quantize.means import TAPS_MOST, is_mean, means_as_convolutions
@@ -40,7 +41,7 @@ def test_a_mean_becomes_a_convolution_of_the_same_value_and_its_channels_are_shi
     assert not {"GlobalAveragePool", "ReduceMean"} & {node.op_type for node in made.graph}
     wanted = run_onnxruntime(proto, {"x": x})[0]
     np.testing.assert_allclose(run_onnxruntime(ir.to_proto(expand(made)), {"x": x})[0], wanted, atol=1e-5)
-    done = equalize(made, [({"x": x}, 4)], "deviations", 1)
+    done = equalize(made, ChannelObserver([({"x": x}, 4)], 1), "deviations")
     assert any(entry.shift.any() and np.ptp(entry.scale) > 0.01 for entry in done.values())
     np.testing.assert_allclose(run_onnxruntime(ir.to_proto(expand(made)), {"x": x})[0], wanted, atol=1e-5)
 
