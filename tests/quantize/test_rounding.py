@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from quantkit.quantize import rounding
 from quantkit.quantize.rounding import BLOCK, covariance, damped, factor, feedback_round
 
 rng = np.random.default_rng(7)
@@ -86,3 +87,11 @@ def test_rounding_is_that_of_gptq():
             q[:, k] = np.clip(np.rint(v[:, k] / scale[group]), -127, 127)
             v[:, k:] -= ((v[:, k] - q[:, k] * scale[group]) / upper[k, k])[:, None] * upper[k, k:]
         assert np.array_equal(feedback_round(w, h, scale)[group][:, order], q)
+
+
+@pytest.mark.parametrize("groups", [1, 5])
+def test_covariance_in_parts_is_that_of_all_rows(monkeypatch, groups):
+    monkeypatch.setattr(rounding, "SMALL_PRODUCT", 12 * 13 * 100)
+    x = np.random.default_rng(4).normal(1.0, 2.0, size=(groups, 1030, 12)).astype(np.float32)
+    wanted = [np.cov(rows.T.astype(np.float64), bias=True) for rows in x]
+    np.testing.assert_allclose(covariance(x), wanted, atol=1e-4)
