@@ -1,4 +1,4 @@
-"""Ops with a plainer name: Sum of tensors is Add, Max(x, a * x) is LeakyRelu."""
+"""Ops with a plainer name: Sum of tensors is Add, Max(x, a * x) is LeakyRelu, Max and Min with a number are Clip."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fold.editing import (
+    add_constant,
     constant,
+    constant_float,
     decide,
     graph_of,
+    opset,
+    rank,
     replace_node,
     rewrite_nodes,
     unused_node_name,
@@ -16,10 +20,17 @@ from quantkit.fold.editing import (
 )
 from quantkit.types import Decision
 
+CLIP_WITH_INPUTS = 11
+"""The opset from which the bounds of Clip are inputs."""
+
 
 def name_plainly(model: ir.Model) -> list[Decision]:
-    """Sum becomes a chain of Add from left to right, Max(x, a x) with 0 < a < 1 becomes LeakyRelu."""
-    return rewrite_nodes(model, ("Sum",), _sum) + rewrite_nodes(model, ("Max",), _max)
+    """Sum becomes a chain of Add from left to right, Max(x, a x) with 0 < a < 1 becomes LeakyRelu, Max(x, 0) Relu, and
+    Max and Min of a tensor and another number become Clip."""
+    named = rewrite_nodes(model, ("Sum",), _sum) + rewrite_nodes(model, ("Max",), _max)
+    if opset(model) < CLIP_WITH_INPUTS:
+        return named
+    return named + rewrite_nodes(model, ("Max", "Min"), _bound)
 
 
 def _sum(node: ir.Node) -> Decision | None:
@@ -46,6 +57,35 @@ def _max(node: ir.Node) -> Decision | None:
             decision = decide(node, "rewritten", "Max(x, a x) as LeakyRelu")
             replace_node(node, "LeakyRelu", [x], {"alpha": slope})
             return decision
+    return None
+
+
+def _bound(node: ir.Node) -> Decision | None:
+    """TensorFlow writes its bounds so; as activations they are u8, and cost nothing behind weights."""
+    if len(node.inputs) != 2:
+        return None
+    for x, other in (tuple(node.inputs), tuple(node.inputs)[::-1]):
+        bound, axes = constant_float(other), rank(x)
+        if (
+            x is None
+            or bound is None
+            or axes is None
+            or bound.size != 1
+            or bound.ndim > axes
+            or constant(x) is not None
+        ):
+            continue
+        number = float(bound.reshape(()))
+        if np.isnan(number):
+            continue
+        new = "Relu" if node.op_type == "Max" and number == 0.0 else "Clip"
+        decision = decide(node, "rewritten", f"{node.op_type}(x, {number:g}) as {new}")
+        if new == "Relu":
+            replace_node(node, new, [x])
+            return decision
+        value = add_constant(graph_of(node), f"{node.outputs[0].name}_bound", np.array(number, np.float32))
+        replace_node(node, new, [x, value] if node.op_type == "Max" else [x, None, value])
+        return decision
     return None
 
 

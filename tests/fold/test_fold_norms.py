@@ -97,6 +97,31 @@ def test_max_of_x_and_twice_x_stays():
     assert ops(folded(parser.parse_model(HEAD.format(opset=17) + body))) == ["Mul", "Max"]
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("y = Max(x, zero)", ["Relu"]),
+        ("y = Max(low, x)", ["Clip"]),
+        ("y = Min(x, high)", ["Clip"]),
+        ("a = Max(x, low) y = Min(high, a)", ["Clip", "Clip"]),
+        ("y = Max(x, row)", ["Max"]),  # a number for each column
+        ("y = Max(x, deep)", ["Max"]),  # gives the output another rank
+        ("y = Min(x, none)", ["Min"]),
+        ("a = Neg(x) y = Max(x, a)", ["Neg", "Max"]),
+    ],
+)
+def test_max_and_min_with_a_number_are_bounds(body, expected):
+    numbers = {"zero": [0.0], "low": [[-0.4]], "high": 0.7, "row": np.ones(16), "deep": [[[[0.3]]]], "none": np.nan}
+    model = parser.parse_model(HEAD.format(opset=17) + "{" + body + "}")
+    for name, value in numbers.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
+    result = folded(model)
+    assert ops(result) == expected
+    x = np.random.default_rng(4).normal(size=(2, 5, 16)).astype(np.float32)
+    if "none" not in body:
+        assert np.array_equal(run(result, x), run(model, x))
+
+
 def test_a_large_constant_that_is_a_weight_is_folded_and_another_is_not():
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1, 2100] x, float[2100, 2100] z)
      => (float[1, 2100] y, float[2100, 2100] w)
