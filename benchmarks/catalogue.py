@@ -113,7 +113,7 @@ MODELS = (
     RealModel(BLAZE, "face_detection_front_128x128_barracuda.onnx", "faces (BlazeFace)",
               {"input:0": ("scene", (1, 128, 128, 3))}),
     RealModel(LINES, "mlsd_320x320_tiny.onnx", "line segments",
-              {"input_image_with_alpha:0": ("corners with alpha", (1, 320, 320, 4))}, "over 0.3", 1),
+              {"input_image_with_alpha:0": ("corners with alpha", (1, 320, 320, 4))}, "peaks", 1),
     RealModel("CapSpot==0.1.0", "sim_model.onnx", "are two pictures alike (VGG, two inputs)",
               {f"input_{i}": ("scene", (1, 60, 60, 3)) for i in (1, 2)}, "number"),
     RealModel("malvizv1==0.1.0", "combined_resnet18_benign_plus_malimg.onnx", "classifier (external weights)",

@@ -97,6 +97,19 @@ def found(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
     return share, f"found {sum(matched)} of {len(matched)}"
 
 
+def peaks(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
+    """Of the local maxima over 0.3 in maps [1, H, W, 1] of which all else is 0, the share of either model that the
+    other one has within a pixel."""
+    common = total = 0
+    for a, b in zip(fp32, int8, strict=True):
+        for ours, theirs in ((a, b), (b, a)):
+            rows, columns = np.nonzero(ours[0, :, :, 0] > 0.3)
+            near = np.pad(theirs[0, :, :, 0] > 0.3, 1)
+            common += sum(bool(near[y : y + 3, x : x + 3].any()) for y, x in zip(rows, columns, strict=True))
+            total += len(rows)
+    return common / max(total, 1), f"peaks in common {100 * common / max(total, 1):.4g} %"
+
+
 def number(fp32: Outputs, int8: Outputs) -> tuple[float, str]:
     """One number a sample: the mean difference, relative to the mean size of FP32's."""
     size = float(np.mean([np.abs(a).mean() for a in fp32]))
@@ -117,9 +130,10 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 JUDGES: dict[str, Callable[[Outputs, Outputs], tuple[float, str]]] = {
     "cosine": cosine, "top": top, "over 0.3": over(0.3), "over 0.5": over(0.5), "ctc": ctc, "boxes": boxes(),
-    "boxes of 1 class": boxes(1), "number": number, "found": found,
+    "boxes of 1 class": boxes(1), "number": number, "found": found, "peaks": peaks,
 }  # fmt: skip
 """judge(outputs of FP32, of INT8, one a sample) -> (1 is the same, in words)."""
 KEPT = {"cosine": 0.98, "top": 0.95, "over 0.3": 0.9, "over 0.5": 0.9, "ctc": 0.95, "boxes": 0.9,
-        "boxes of 1 class": 0.9, "number": 0.9, "found": 0.9}  # fmt: skip
+        "boxes of 1 class": 0.9, "number": 0.9, "found": 0.9,
+        "peaks": 0.9}  # fmt: skip
 """Below this the task counts as lost."""

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.session import Session
-from quantkit.execute.verify import mean_db, worst_db
+from quantkit.execute.verify import is_short, mean_db, pooled_db, worst_db
 from quantkit.fuse.judged import Bounds
 from quantkit.quantize.select import Selection
 
@@ -48,9 +48,10 @@ class Budget:
 
 
 POOR = Budget(share=0.1, below=POOR_DB, enough=GOOD_DB)
+POOR_CLIPPED = Budget(share=0.1, below=16.0, enough=GOOD_DB)
 POOR_BOUNDED = Budget(share=0.1, below=16.0, enough=22.0)
 FINE = Budget(share=0.05, below=20.0, enough=22.0)
-"""The last two for outputs that are all probabilities or masks, where dB are of the bound and the calibrated model has
+"""The last two are for outputs that are all probabilities or masks, where dB are of the bound and the calibrated model has
 hardly more than the trial: PP-OCR's recognizer has 18 here, 20 in the end, and reads 58 to 60 of 60 lines as FP32
 does."""
 
@@ -71,27 +72,30 @@ class Repair:
 
 def judge(samples: Sequence[Mapping[str, object]], reference: Sequence[Mapping[str, object]],
           threads: int | None, bounds: Bounds | None = None) -> Judge:  # fmt: skip
-    """judge(model): (dB of its worst output, dB of the worst group of slices of one), as mean_db of all samples."""
+    """judge(model): (dB of its worst output, dB of the worst group of slices of one), as mean_db of all samples; those
+    of a few values over all samples at once."""
+    short = {name for name, y in reference[0].items() if is_short(y) and name not in (bounds or {})}
+    rest = [{name: y for name, y in wanted.items() if name not in short} for wanted in reference]
 
     def measure(model: ir.Model) -> tuple[float, float]:
         session = Session(with_outputs(model, list(reference[0])), threads)
-        whole, sliced = [], []
-        for feeds, wanted in zip(samples, reference, strict=True):
-            got = dict(zip(wanted, session.run(list(wanted), feeds), strict=True))
-            whole.append(worst_db(wanted, got, bounds=bounds))
-            sliced.append(worst_db(wanted, got, by_slice=True, bounds=bounds))
-        return mean_db(whole), mean_db(sliced)
+        all_got = [dict(zip(reference[0], session.run(list(reference[0]), feeds), strict=True)) for feeds in samples]
+        pooled = pooled_db(reference, all_got, bounds)
+        whole = [worst_db(wanted, got, bounds=bounds) for wanted, got in zip(rest, all_got, strict=True)]
+        sliced = [worst_db(wanted, got, by_slice=True, bounds=bounds) for wanted, got in zip(rest, all_got, strict=True)]
+        return min(pooled, mean_db(whole)), min(pooled, mean_db(sliced))
 
     return measure
 
 
 def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], names: list[str], measure: Judge,
-           bounded: bool = False) -> Repair:  # fmt: skip
+           bounded: bool = False, clipped: bool = False) -> Repair:  # fmt: skip
     """Which of the nodes `names` stay quantized: without the last arithmetic if FP32 for it brings TAIL_GAIN_DB, and
     without what keeps the outputs below GOOD_DB.
 
     quantized(names) gives the INT8 model with these nodes quantized, which must run. bounded: all outputs are
-    probabilities or masks, so that POOR_BOUNDED and FINE apply.
+    probabilities or masks, so that POOR_BOUNDED and FINE apply. clipped: ranges as calibration's were tried as well, so
+    that POOR_CLIPPED applies: what comes of it is no better.
     """
     found = Repair(names)
     model = quantized(set(names))
@@ -115,7 +119,7 @@ def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], name
             found.give_up(tail, reason)
             model, whole = without, db
     search = _Search(quantized, measure, time.process_time() + SECONDS_MOST)
-    bar = POOR_BOUNDED if bounded else POOR
+    bar = POOR_BOUNDED if bounded else POOR_CLIPPED if clipped else POOR
     poor = whole < bar.below
     budget = FINE if bounded and not poor else bar
     if whole < budget.below:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,18 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.execute.binding import NativeStatistics
 from quantkit.execute.gain import fastest_part
 from quantkit.execute.intermediate import with_outputs
-from quantkit.execute.repair import Judge, judge, repair
+from quantkit.execute.repair import FINE, POOR, Judge, judge, repair
 from quantkit.execute.session import Session
-from quantkit.execute.verify import distances, misfit, too_far
+from quantkit.execute.verify import distances, is_short, misfit, too_far
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
 from quantkit.fuse.judged import Bounds, bounded_tensors, judged_tensors
 from quantkit.load import input_specs
 from quantkit.load.parts import copied
-from quantkit.observe import FloatRunner, load_preprocess
+from quantkit.observe import Batch, FloatRunner, load_preprocess, observe, range_for
 from quantkit.observe.calibrate import holds_nan
 from quantkit.observe.channels import channel_sums
 from quantkit.observe.histogram import TensorStatistics
@@ -43,6 +45,8 @@ SECONDS_MOST = 200.0
 """CPU time of one search, all threads; what was not tried by then stays in FP32."""
 KEEP_VARIABLE = "QUANTKIT_KEEP_INT8"
 """Set and not 0, it does for every model what QuantConfig.keep_int8 does for one."""
+CLIPPING = ("mse", "entropy")
+"""Methods of ranges that leave out what is far and rare; tried where the extremes are poor."""
 SHAPES_MOST = 3
 """Input shapes among the samples that are timed."""
 Feeds = Mapping[str, np.ndarray]
@@ -174,22 +178,46 @@ class _Search:
     def _repair(self, left: list[str]) -> list[str]:
         """Without what spoils the outputs."""
         measure = judge(self.result.samples, self.result.reference, self.threads, self.result.bounds)
-        self._take_nearer_ranges(left, measure)
-        bounded = set(self.judged) <= set(self.result.bounds)
-        repaired = repair(self.selection, self._quantized, left, measure, bounded)
+        first = self.result.reference[0]
+        bounded = all(name in self.result.bounds or is_short(first[name]) for name in self.judged)
+        near = self._take_nearer_ranges(left, measure)
+        poor = near < (FINE if bounded else POOR).below
+        if poor:
+            with suppress(Exception):  # the ranges so far do
+                self._take_clipped_ranges(left, measure, near)
+        repaired = repair(self.selection, self._quantized, left, measure, bounded, clipped=poor)
         self.result.keep.update(repaired.reasons)
         return repaired.names
 
-    def _take_nearer_ranges(self, left: list[str], measure: Judge) -> None:
+    def _take_nearer_ranges(self, left: list[str], measure: Judge) -> float:
         """The means of the samples' extremes, where outputs are nearer by them than by the extremes of all: few samples
-        hold extremes that calibration clips (Lite0 has 13 and 22 dB), or need them (a small network 26 and 14)."""
+        hold extremes that calibration clips (Lite0 has 13 and 22 dB), or need them (a small network 26 and 14). Returns
+        the dB that are reached."""
+        widest = self.ranges, measure(self._quantized(set(left)))[0]
         if len(self.result.samples) < 2:
-            return
-        widest = self.ranges, measure(self._quantized(set(left)))
+            return widest[1]
         means = {name: Range(*np.mean(extremes, axis=0).tolist()) for name, extremes in self.extremes.items()}
         self.ranges, self.last = {**self.ranges, **means}, None
-        if measure(self._quantized(set(left)))[0] <= widest[1][0]:
+        db = measure(self._quantized(set(left)))[0]
+        if db <= widest[1]:
             self.ranges, self.last = widest[0], None
+        return max(db, widest[1])
+
+    def _take_clipped_ranges(self, left: list[str], measure: Judge, near: float) -> None:
+        """The ranges by that one of CLIPPING by which outputs are nearer than `near` dB: calibration will clip as well,
+        and what is poor by extremes alone need not be given up."""
+        tensors = [name for name in self.extremes if name not in self.not_finite]
+        batches = [Batch(dict(feeds), None, ["row 0"], 1) for feeds in self.result.samples]
+        statistics = observe(expand(self.fused), tensors, batches, backend=NativeStatistics(), threads=self.threads)
+        best, first = self.ranges, self.ranges
+        for method in CLIPPING:
+            clipped = {name: range_for(seen, method) for name, seen in statistics.items()}
+            self.ranges, self.last = {**first, **clipped}, None
+            db = measure(self._quantized(set(left)))[0]
+            if db > near:
+                best, near = self.ranges, db
+        if self.ranges is not best:
+            self.ranges, self.last = best, None
 
     def _choose(self, left: list[str]) -> list[str]:
         """Without what does not pay."""

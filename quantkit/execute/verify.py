@@ -18,6 +18,10 @@ SLICES_MOST, SLICE_LEAST = 512, 32
 """An axis of at most so many slices of at least so many values holds different quantities side by side."""
 ROW_LEAST = 16
 """A last axis of at least so many values is a row whose largest value means something."""
+FEW = 16
+"""An output of fewer values says nothing by itself: they are held against those of other samples."""
+LEAST_SHARE = 0.01
+"""What samples differ by in such an output counts as this share of its mean square at least: a tenth of its size."""
 STEP = 8.0
 """Slices whose largest values differ by more than this factor are of different groups: 3 of 8 bits are lost."""
 
@@ -101,6 +105,33 @@ def _float_pairs(wanted: Mapping[str, Any], got: Mapping[str, Any], bounds: Boun
             continue
         kind = (bounds or {}).get(name)
         yield (name, y, found, 0.0) if kind is None else (name, *comparable(kind, y, found), least_signal(kind, y))
+
+
+def pooled_db(wanted: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]],
+              bounds: Bounds | None = None) -> float:  # fmt: skip
+    """The SQNR of the worst of the float outputs of less than FEW values, over several samples; inf if there is none.
+
+    A score from 1 to 5, or two classes: the signal is what differs from one sample to the others or inside a sample,
+    whichever is more, and LEAST_SHARE of the whole at least. wanted, got: FP32's outputs and the others', by sample.
+    Outputs of `bounds` have errors of a size of their own and are left out.
+    """
+    worst = float("inf")
+    for name, first in wanted[0].items():
+        if name in (bounds or {}) or not is_short(first) or any(y[name].shape != first.shape for y in (*wanted, *got)):
+            continue
+        y, found = (np.stack([np.ravel(sample[name]) for sample in samples]).astype(np.float64)
+                    for samples in (wanted, got))  # fmt: skip
+        whole = float(np.square(y).sum())
+        if np.isfinite(y).all() and whole > FAINT * y.size:
+            signals = [float(np.square(y - y.mean(axis, keepdims=True)).sum()) for axis in (0, 1)]
+            signal, noise = max(*signals, LEAST_SHARE * whole), float(np.square(found - y).sum())
+            worst = min(worst, 10.0 * float(np.log10(signal / noise)) if noise else float("inf"))
+    return worst
+
+
+def is_short(output: Any) -> bool:
+    """Whether an output is one of `pooled_db`."""
+    return isinstance(output, np.ndarray) and output.dtype.kind == "f" and 0 < output.size < FEW
 
 
 def worst_db(wanted: Mapping[str, Any], got: Mapping[str, Any], *, by_slice: bool = False,

@@ -17,6 +17,9 @@ from quantkit.fuse.patterns import activation_of
 
 UNSTEADY = ("ArgMax", "ArgMin", "Compress", "Multinomial", "NonMaxSuppression", "NonZero", "TopK", "Unique")
 """Ops whose result jumps when values that are nearly equal, or near a threshold, change places."""
+PEAKS = ("MaxPool", "ReduceMax")
+"""Where a float tensor is compared with its own maximum (Equal), the largest value of a neighbourhood is chosen: a peak
+of a heat map that moves by one pixel counts twice."""
 VALUES, PROBABILITIES = "values", "probabilities"
 """Kinds of tensors that cannot leave -1..1; those of a Softmax also sum to 1 along its axis."""
 BOUNDED = {"Sigmoid": VALUES, "HardSigmoid": VALUES, "Tanh": VALUES, "Erf": VALUES, "Softmax": PROBABILITIES}
@@ -52,10 +55,28 @@ def _unsteady_nodes(graph: ir.Graph) -> set[ir.Node]:
     """The nodes with an op of UNSTEADY, in a body or at top level, and all that depend on them."""
     nodes: set[ir.Node] = set()
     for node in graph:
-        jumps = any(is_standard(n, *UNSTEADY) for n in (node, *_inner_nodes(node)))
+        jumps = any(is_standard(n, *UNSTEADY) or _chooses_peaks(n) for n in (node, *_inner_nodes(node)))
         if jumps or any(value is not None and value.producer() in nodes for value in node.inputs):
             nodes.add(node)
     return nodes
+
+
+def _chooses_peaks(node: ir.Node) -> bool:
+    """Whether an Equal compares a float tensor with what a MaxPool or ReduceMax makes, if only moved since."""
+    if not is_standard(node, "Equal"):
+        return False
+    makers = [_unmoved(value).producer() for value in node.inputs if value is not None]
+    return any(maker is not None and is_standard(maker, *PEAKS) and maker.inputs[0] is not None
+               and maker.inputs[0].dtype == ir.DataType.FLOAT for maker in makers)  # fmt: skip
+
+
+def _unmoved(value: ir.Value) -> ir.Value:
+    """The tensor whose values a chain of MOVING ops puts into other places."""
+    node = value.producer()
+    while node is not None and is_standard(node, *MOVING) and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
 
 
 def _inner_nodes(node: ir.Node) -> list[ir.Node]:
@@ -137,9 +158,7 @@ def logits_of(graph: ir.Graph, names: Iterable[str]) -> dict[str, Logits]:
     made = {value.name: value for node in graph for value in node.outputs}
     found = {}
     for name in names:
-        node = made[name].producer() if name in made else None
-        while node is not None and is_standard(node, *MOVING) and node.inputs[0] is not None:
-            node = node.inputs[0].producer()
+        node = _unmoved(made[name]).producer() if name in made else None
         if node is not None and is_standard(node, "Softmax"):
             scores = node.inputs[0]
             if scores is not None and scores.shape is not None and scores.name:

@@ -24,7 +24,7 @@ from quantkit.quantize.replay import Replay
 from quantkit.quantize.rounding import Factor, covariance, damped, factor, feedback_round
 from quantkit.quantize.runners import OpenInt8, Run
 from quantkit.quantize.sampling import Targets, chunks, int8_rows, reads_same_rows
-from quantkit.types import WEIGHT_MAX, Decision
+from quantkit.types import BIAS_LIMIT, WEIGHT_MAX, Decision
 
 DAMPING = 0.01
 """Price of a column without data, in mean squares of a column: as in GPTQ."""
@@ -121,8 +121,10 @@ def rounded(layer: Layer, inputs: Inputs, t: np.ndarray, x_scale: float, per_cha
         biases.append(_bias(x, wanted, v))
         errors.append(_error(x, wanted, v, biases[-1], layer.bias.reshape(grouped)))
     chosen = int(errors[1][0] <= errors[0][0])
+    bias = biases[chosen].reshape(-1)
+    fits = np.abs(bias) < (BIAS_LIMIT - 1) * x_scale * scale.astype(np.float64)  # a dead channel's scale holds no mean
     weights = finish_weights((nearest, q)[chosen].reshape(channels, columns).astype(np.int8), scale, layer.shape,
-                             biases[chosen].reshape(-1), x_scale, axis=layer.axis, name=layer.name)  # fmt: skip
+                             np.where(fits, bias, layer.bias), x_scale, axis=layer.axis, name=layer.name)  # fmt: skip
     plain, error = _db(wanted, errors[0][1]), _db(wanted, errors[chosen][0])
     return weights, f"output SQNR {plain:.1f} -> {error:.1f} dB{how}"
 

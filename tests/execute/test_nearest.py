@@ -20,6 +20,11 @@ FAST = QuantConfig(effort="fast")
 NO_TRIAL = Trial({}, [])
 
 
+def halves(db):
+    """What is measured on either half of the samples: the same, or a pair."""
+    return list(db) if isinstance(db, tuple) else [db, db]
+
+
 def chosen(monkeypatch, db_of, config=FAST, once=False):
     """(what `nearest` gives, the configurations that were asked for) where a model is its method and db_of its dB."""
     asked = []
@@ -30,7 +35,7 @@ def chosen(monkeypatch, db_of, config=FAST, once=False):
             path.touch()
         return Calibrated(SimpleNamespace(method=by.method), [])
 
-    monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: db_of[model.method])
+    monkeypatch.setattr(nearest_module, "distances", lambda model, trial, threads=None: halves(db_of[model.method]))
     return nearest(calibrate, config, NO_TRIAL, once=once), asked
 
 
@@ -55,13 +60,20 @@ def test_ranges_that_gain_next_to_nothing_are_not_taken(monkeypatch):
     assert chosen(monkeypatch, scores)[0].done.model.method is None
 
 
+def test_ranges_that_lose_on_one_half_of_the_samples_are_not_taken_whatever_they_gain_on_the_other(monkeypatch):
+    scores = {None: (16.0, 10.0), **dict.fromkeys(METHODS, 10.0), "mse": (15.5, 19.0)}
+    assert chosen(monkeypatch, scores)[0].done.model.method is None
+    scores["mse"] = (16.5, 19.0)
+    assert chosen(monkeypatch, scores)[0].done.model.method == "mse"
+
+
 def test_methods_that_raise_leave_the_model_that_there_is(monkeypatch):
     def calibrate(by, **tables):
         if by.method is not None:
             raise ValueError("no such range")
         return Calibrated(SimpleNamespace(method=None), [])
 
-    monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: 12.0)
+    monkeypatch.setattr(nearest_module, "distances", lambda model, trial, threads=None: [12.0])
     found = nearest(calibrate, FAST, NO_TRIAL)
     assert found.problem == ""
     assert found.done.model.method is None
@@ -89,7 +101,7 @@ def test_a_model_that_would_lose_its_task_comes_out_as_the_users_own_fp32(monkey
     monkeypatch.delenv(trial_module.KEEP_VARIABLE, raising=False)
     everything = lambda fused, original, quantized, names, *rest: Choice(frozenset(names), {}, "")  # noqa: E731
     monkeypatch.setattr(trial_module, "fastest_part", everything)
-    monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: 1.0)
+    monkeypatch.setattr(nearest_module, "distances", lambda model, trial, threads=None: [1.0])
     result = pipeline.quantize(small_net(), [sample()], config=FAST)
     assert result.kind == "fp32"
     assert "its outputs are 1.0 dB from FP32" in result.decisions[-1].detail

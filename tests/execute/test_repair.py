@@ -13,8 +13,9 @@ import quantkit
 from quantkit import pipeline
 from quantkit.execute import repair as repair_module
 from quantkit.execute.repair import last_arithmetic, last_moves
-from quantkit.execute.verify import worst_db
+from quantkit.execute.verify import pooled_db, worst_db
 from quantkit.quantize.select import select
+from quantkit.types import QuantConfig
 from tests.execute.test_trial import FAST, small_net
 
 
@@ -270,3 +271,41 @@ def test_moves_behind_the_last_layer_go_to_fp32_where_that_brings_anything(monke
         selection, frozenset, names, lambda model: (14.0 if "flat" in model else db_without, 30.0)
     )
     assert set(found.reasons) == given_up
+
+
+def scores_of(first: np.ndarray, second: np.ndarray) -> tuple[list[dict], list[dict]]:
+    return [{"y": row} for row in first], [{"y": row} for row in second]
+
+
+def test_a_single_number_is_judged_by_what_samples_differ_by():
+    y = np.array([[1.0], [3.0], [5.0]], np.float32)
+    assert pooled_db(*scores_of(y, y + np.float32(0.1))) == pytest.approx(10 * np.log10(8 / 0.03), abs=0.01)
+    assert pooled_db(*scores_of(y, y[::-1])) < 0.0
+    assert pooled_db(*scores_of(y, y)) == float("inf")
+
+
+def test_a_number_that_hardly_varies_is_judged_by_its_size():
+    y = np.full((3, 1), 5.0, np.float32)
+    assert pooled_db(*scores_of(y, y + np.float32(0.05))) == pytest.approx(20.0, abs=0.01)
+
+
+def test_long_outputs_and_bounded_ones_are_judged_sample_by_sample():
+    y = np.ones((2, 40), np.float32)
+    assert pooled_db(*scores_of(y, 0 * y)) == float("inf")
+    assert pooled_db(*scores_of(y[:, :2], 0 * y[:, :2]), {"y": "values"}) == float("inf")
+
+
+def test_the_judge_sees_an_output_of_one_number_go_wrong():
+    proto = built(
+        [helper.make_node("Conv", ["x", "w"], ["c"], name="conv"),
+         helper.make_node("GlobalAveragePool", ["c"], ["g"], name="pool"),
+         helper.make_node("Flatten", ["g"], ["y"], name="flat")],
+        {"w": noise((1, 3, 3, 3), 1)}, [1, 3, 8, 8],
+    )  # fmt: skip
+    samples = [{"x": noise((1, 3, 8, 8), seed) + np.float32(seed)} for seed in range(4)]
+    reference = [{"y": quantkit.Session(proto).run(None, feeds)[0]} for feeds in samples]
+    result = pipeline.quantize(proto, samples, config=QuantConfig(method="minmax", effort="fast", keep_int8=True))
+    measure = repair_module.judge(samples, reference, 1)
+    assert 10.0 < measure(result.model)[0] < 200.0
+    swapped = repair_module.judge(samples, reference[::-1], 1)
+    assert swapped(result.model)[0] < 0.0

@@ -156,3 +156,15 @@ def test_the_trial_quantizes_by_all_extremes_or_by_their_means_whichever_is_near
     times = 3 if nearer == "extremes" else 2
     assert search.ranges["x"].high == pytest.approx(times * float(x.max()))
     assert search.ranges["x"].low == pytest.approx(times * float(x.min()))
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_ranges_that_clip_what_is_rare_are_taken_where_they_bring_the_outputs_nearer(gains):
+    fused, _ = pipeline.fused_model(small_net(2))
+    x = sample()["x"]
+    x[0, 0, 0, 0] = 400.0
+    search = trial._Search(fused, select(fused), [{"x": x}], FAST, 1, None)
+    search._observe()
+    distances = iter([9.0, 15.0] if gains else [7.0, 8.0])
+    search._take_clipped_ranges([n.name or "" for n in search.selection.forms], lambda m: (next(distances), 0.0), 8.0)
+    assert (search.ranges["x"].high < 399.0) == gains

@@ -8,7 +8,7 @@ import pytest
 import quantkit
 from quantkit import pipeline
 from quantkit.execute.intermediate import expose
-from quantkit.fuse.judged import Logits, centred, logits_of
+from quantkit.fuse.judged import Logits, centred, judged_tensors, logits_of
 from tests.execute.test_trial import FAST
 from tests.graphs import fused, image, model
 
@@ -70,3 +70,18 @@ def test_logits_that_only_u8_stands_for_are_exposed_by_the_name_they_have_in_fp3
     (found,) = quantkit.Session(expose(int8, ["c"])).run(["c"], x)
     wanted = quantkit.Session(proto).run_intermediate(["c"], x)["c"]
     assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("peaks", "found"),
+    [
+        ("m = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(s) r = Reshape(m, d) q = Reshape(s, d)", ["s", "m"]),
+        ("m = Sigmoid(s) r = Reshape(m, d) q = Reshape(s, d)", ["y"]),
+    ],
+)
+def test_a_map_of_which_only_the_peaks_are_kept_is_judged_before_they_are_chosen(peaks, found):
+    body = f"c = Conv(x, w) s = Sigmoid(c) {peaks} e = Equal(q, r) k = Cast<to = 1>(e) y = Mul(q, k)"
+    proto = model(body, {**CONV, "d": np.array([1, -1])}, **{**IMAGE, "outputs": "float[N,M] y"})
+    tensors = judged_tensors(fused(proto).graph)
+    assert ("y" in tensors) == (found == ["y"])
+    assert len(tensors) == len(found)

@@ -150,3 +150,15 @@ def test_tuning_gives_the_same_model_where_nothing_may_be_kept_between_layers(mo
         tuned = pipeline.quantize(network(), [DATA[:16], DATA[16:]], config=QuantConfig(method="minmax"))
         made.append(tuned.proto.SerializeToString(deterministic=True))
     assert made[0] == made[1]
+
+
+def test_a_channel_of_weights_near_zero_whose_mean_is_off_keeps_a_bias_that_32_bits_hold():
+    rng = np.random.default_rng(6)
+    w = rng.normal(size=(4, 8)).astype(np.float32)
+    w[2] = 1e-18
+    layer = tune.Layer("fc", "Gemm", lambda: w, np.zeros(4), (4, 8), 0, 1, "x", None, "y", "y", {})
+    x = rng.random((1, 64, 8)).astype(np.float32)
+    wanted = (x[0] @ w.T + np.float32(0.005)).astype(np.float32)
+    made, _ = tune.rounded(layer, tune.Inputs(x), wanted, 0.01, True)
+    assert made.bias[2] == 0
+    assert np.allclose(made.bias[[0, 1, 3]] * 0.01 * made.scale[[0, 1, 3]], 0.005, atol=0.02)
