@@ -13,7 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantkit.errors import ModelError, QuantkitError, StepFailedError, first_line
+from quantkit.errors import (
+    CalibrationError,
+    DataError,
+    ModelError,
+    QuantkitError,
+    StepFailedError,
+    UsageError,
+    first_line,
+)
 from quantkit.quantize.keep import keep_rule
 from quantkit.types import Decision, QuantConfig
 
@@ -318,7 +326,7 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
             unmark_prepared(done.model)
             free_models(fused)
             problem = wreck(done.model, trial, options.get("threads"))
-        except QuantkitError:
+        except (UsageError, DataError, CalibrationError):  # what the user gave, not what was made of it
             raise
         except Exception as error:  # whatever a method raises: a plainer one may do
             problem = f"{type(error).__name__}: {first_line(error)}"

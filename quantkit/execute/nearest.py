@@ -50,7 +50,8 @@ def distances(model: ir.Model, trial: Trial, threads: int | None = None) -> list
 def nearest(calibrate: Calibrate, config: QuantConfig, trial: Trial, threads: int | None = None, *,
             once: bool = False) -> Nearest:  # fmt: skip
     """The model by `config`; where it is below NEAR_DB, the nearest of it and those by each method of ranges, if that
-    gains WORTH_DB, and nothing is lost below NEAR_DB on either half of the samples: one alone may gain more. With a problem below FLOOR_DB, unless INT8 is asked for (keeps_int8).
+    gains WORTH_DB and neither half of the samples loses below NEAR_DB: one alone may gain more. With a problem below
+    FLOOR_DB, unless INT8 is asked for (keeps_int8).
 
     once: the data can be read a single time. A method or a goal that was asked for is kept.
     """

@@ -51,8 +51,8 @@ POOR = Budget(share=0.1, below=POOR_DB, enough=GOOD_DB)
 POOR_CLIPPED = Budget(share=0.1, below=16.0, enough=GOOD_DB)
 POOR_BOUNDED = Budget(share=0.1, below=16.0, enough=22.0)
 FINE = Budget(share=0.05, below=20.0, enough=22.0)
-"""The last two are for outputs that are all probabilities or masks, where dB are of the bound and the calibrated model has
-hardly more than the trial: PP-OCR's recognizer has 18 here, 20 in the end, and reads 58 to 60 of 60 lines as FP32
+"""The last two are for outputs that are all probabilities, masks or few numbers, of which the calibrated model has
+hardly more dB than the trial: PP-OCR's recognizer has 18 here, 20 in the end, and reads 58 to 60 of 60 lines as FP32
 does."""
 
 Judge = Callable[[ir.Model], "tuple[float, float]"]
@@ -82,7 +82,9 @@ def judge(samples: Sequence[Mapping[str, object]], reference: Sequence[Mapping[s
         all_got = [dict(zip(reference[0], session.run(list(reference[0]), feeds), strict=True)) for feeds in samples]
         pooled = pooled_db(reference, all_got, bounds)
         whole = [worst_db(wanted, got, bounds=bounds) for wanted, got in zip(rest, all_got, strict=True)]
-        sliced = [worst_db(wanted, got, by_slice=True, bounds=bounds) for wanted, got in zip(rest, all_got, strict=True)]
+        sliced = [
+            worst_db(wanted, got, by_slice=True, bounds=bounds) for wanted, got in zip(rest, all_got, strict=True)
+        ]
         return min(pooled, mean_db(whole)), min(pooled, mean_db(sliced))
 
     return measure
@@ -94,8 +96,8 @@ def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], name
     without what keeps the outputs below GOOD_DB.
 
     quantized(names) gives the INT8 model with these nodes quantized, which must run. bounded: all outputs are
-    probabilities or masks, so that POOR_BOUNDED and FINE apply. clipped: ranges as calibration's were tried as well, so
-    that POOR_CLIPPED applies: what comes of it is no better.
+    probabilities, masks or few numbers, so that POOR_BOUNDED and FINE apply. clipped: ranges as calibration's were
+    tried as well, so that POOR_CLIPPED applies: what comes of it is no better.
     """
     found = Repair(names)
     model = quantized(set(names))

@@ -9,6 +9,7 @@ import pytest
 import quantkit
 import quantkit.fuse
 from quantkit import pipeline
+from quantkit.errors import ModelError
 from quantkit.execute import trial
 from quantkit.execute.verify import sqnr_db
 from quantkit.fold import passes
@@ -120,6 +121,16 @@ def test_a_search_for_a_better_part_that_breaks_keeps_what_runs_and_is_named(mon
     undone = {d.node: d.detail for d in result.decisions if d.action == "undone"}
     assert list(undone) == [step]
     assert "ZeroDivisionError" in undone[step]
+
+
+def test_tuned_weights_that_no_accumulator_holds_leave_the_untuned_model(monkeypatch):
+    def overflowing(*_args, **_options):
+        raise ModelError("conv0: channel 3 could reach 3e+18 in a 32-bit accumulator")
+
+    monkeypatch.setattr(calibration.Maker, "tuned", overflowing)
+    result = quantized(QuantConfig(effort="balanced"))
+    assert result.kind == "calibrated"
+    assert "channel 3 could reach" in details(result, "accumulator")["model"]
 
 
 def test_calibration_that_always_breaks_gives_the_fp32_model(monkeypatch):
