@@ -10,14 +10,18 @@ from quantkit.types import Decision
 WINDOW_OPS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
 DILATED_AVERAGE_OPSET = 19
 """AveragePool has dilations from this opset on."""
+CEIL_MODE_OPSET = 10
+"""MaxPool has ceil_mode from this opset on."""
 
 
 def write_out_attributes(model: ir.Model) -> list[Decision]:
     """Write kernel_shape, strides, dilations, group and pads to convolutions and poolings; resolve auto_pad.
 
-    auto_pad needs the spatial size where the stride is above 1; without it the node is left alone, with a refusal.
+    auto_pad needs the spatial size where the stride is above 1; without it a MaxPool of 2 by 2 gets ceil_mode, and any
+    other node is left alone, with a refusal.
     """
     dilated_average = opset(model) >= DILATED_AVERAGE_OPSET
+    has_ceil_mode = opset(model) >= CEIL_MODE_OPSET
     completed: list[str] = []
 
     def rewrite(node: ir.Node) -> Decision | None:
@@ -27,6 +31,8 @@ def write_out_attributes(model: ir.Model) -> list[Decision]:
         has_dilations = node.op_type != "AveragePool" or dilated_average
         if _write_defaults(node, kernel, has_dilations):
             completed.append(node.name or "")
+        if has_ceil_mode and _halves(node, kernel):
+            return _to_ceil_mode(node, kernel)
         return _resolve_auto_pad(node, kernel)
 
     decisions = rewrite_nodes(model, WINDOW_OPS, rewrite)
@@ -76,6 +82,27 @@ def _resolve_auto_pad(node: ir.Node, kernel: tuple[int, ...]) -> Decision | None
     del node.attributes["auto_pad"]
     node.attributes["pads"] = ir.AttrInt64s("pads", pads)
     return decide(node, "resolved", f"auto_pad {mode} to pads {pads}")
+
+
+def _halves(node: ir.Node, kernel: tuple[int, ...]) -> bool:
+    """Is it a MaxPool of windows of 2 side by side, the last of which may hang out, over sizes known only at run time?
+
+    ceil((size - 2) / 2) + 1 = ceil(size / 2), and what hangs out is one value at the end: SAME_UPPER and ceil_mode are
+    the same then.
+    """
+    strides = node.attributes.get_ints("strides") or ()
+    dilations = node.attributes.get_ints("dilations") or (1,) * len(kernel)
+    dims = list(data_input(node).shape or [None] * (len(kernel) + 2))[2:]
+    same = node.op_type == "MaxPool" and node.attributes.get_string("auto_pad") == "SAME_UPPER"
+    twos = all(set(numbers) == {2} for numbers in (kernel, strides)) and set(dilations) == {1}
+    return same and twos and not all(isinstance(dim, int) for dim in dims)
+
+
+def _to_ceil_mode(node: ir.Node, kernel: tuple[int, ...]) -> Decision:
+    del node.attributes["auto_pad"]
+    node.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 1)
+    node.attributes["pads"] = ir.AttrInt64s("pads", [0] * (2 * len(kernel)))
+    return decide(node, "resolved", "auto_pad SAME_UPPER to ceil_mode")
 
 
 def _same_pads(node: ir.Node, kernel: tuple[int, ...], upper: bool) -> list[int]:

@@ -165,6 +165,28 @@ def test_auto_pad_with_a_stride_and_an_unknown_size_is_refused():
     assert model.graph[0].attributes.get_string("auto_pad") == "SAME_UPPER"
 
 
+@pytest.mark.parametrize("size", [(5, 6), (6, 5), (1, 1), (2, 3), (8, 9)])
+def test_a_max_pool_that_halves_unknown_sizes_gets_ceil_mode(size):
+    body = 'y = MaxPool<auto_pad="SAME_UPPER", kernel_shape=[2,2], strides=[2,2]>(x)'
+    proto = build("(float[N,3,H,W] x) => (float[N,3,U,V] y)", body)
+    model, decisions = folded(proto, write_out_attributes, symbols=[dict(zip("HW", size, strict=True))])
+    assert any("to ceil_mode" in decision.detail for decision in decisions)
+    assert (model.graph[0].attributes.get_int("ceil_mode"), pads_of(model, "MaxPool")) == (1, [0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ['auto_pad="SAME_LOWER", kernel_shape=[2,2], strides=[2,2]',
+     'auto_pad="SAME_UPPER", kernel_shape=[3,3], strides=[2,2]',
+     'auto_pad="SAME_UPPER", kernel_shape=[2,2], strides=[2,2], dilations=[2,2]'],
+)  # fmt: skip
+def test_a_max_pool_whose_pads_hang_on_the_size_stays(attributes):
+    proto = build("(float[N,3,H,W] x) => (float[N,3,U,V] y)", f"y = MaxPool<{attributes}>(x)")
+    model, decisions = folded(proto, write_out_attributes, symbols=[{"H": 5, "W": 6}])
+    assert "known only at run time" in refusals(decisions)
+    assert "auto_pad" in model.graph[0].attributes
+
+
 def test_defaults_are_written_out_in_one_decision():
     proto = build(
         "(float[N,3,8,8] x) => (float[N,3,4,4] y)",
