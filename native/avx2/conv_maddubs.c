@@ -85,6 +85,8 @@ static int32_t maddubs_accepts(const qk_op *op) {
            (conv_taps(c) == 1 || c->in_c >= TAP_CHANNELS_MIN) && (conv_rows(c) == 0 || conv_rows(c) >= ROWS_MIN);
 }
 
+#include "conv_maddubs_bins.inc"
+
 #include "conv_maddubs_weights.inc"
 
 #include "conv_maddubs_tiles.inc"
