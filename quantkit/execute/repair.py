@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx_ir as ir
 
@@ -56,6 +57,7 @@ hardly more dB than the trial: PP-OCR's recognizer has 18 here, 20 in the end, a
 does."""
 
 Judge = Callable[[ir.Model], "tuple[float, float]"]
+Samples = Sequence[Mapping[str, Any]]
 
 
 @dataclass
@@ -70,24 +72,28 @@ class Repair:
         self.names = [name for name in self.names if name not in part]
 
 
-def judge(samples: Sequence[Mapping[str, object]], reference: Sequence[Mapping[str, object]],
-          threads: int | None, bounds: Bounds | None = None) -> Judge:  # fmt: skip
-    """judge(model): (dB of its worst output, dB of the worst group of slices of one), as mean_db of all samples; those
-    of a few values over all samples at once."""
-    short = {name for name, y in reference[0].items() if is_short(y) and name not in (bounds or {})}
-    rest = [{name: y for name, y in wanted.items() if name not in short} for wanted in reference]
+def judge(samples: Samples, reference: Samples, threads: int | None, bounds: Bounds | None = None) -> Judge:
+    """judge(model): (dB of its worst output, dB of the worst group of slices of one), by `judged_db`."""
 
     def measure(model: ir.Model) -> tuple[float, float]:
-        session = Session(with_outputs(model, list(reference[0])), threads)
-        all_got = [dict(zip(reference[0], session.run(list(reference[0]), feeds), strict=True)) for feeds in samples]
-        pooled = pooled_db(reference, all_got, bounds)
-        whole = [worst_db(wanted, got, bounds=bounds) for wanted, got in zip(rest, all_got, strict=True)]
-        sliced = [
-            worst_db(wanted, got, by_slice=True, bounds=bounds) for wanted, got in zip(rest, all_got, strict=True)
-        ]
-        return min(pooled, mean_db(whole)), min(pooled, mean_db(sliced))
+        got = outputs_of(model, samples, list(reference[0]), threads)
+        return judged_db(reference, got, bounds), judged_db(reference, got, bounds, by_slice=True)
 
     return measure
+
+
+def outputs_of(model: ir.Model, samples: Samples, names: Sequence[str], threads: int | None) -> Samples:
+    """The tensors `names` of an INT8 model for each of the samples."""
+    session = Session(with_outputs(model, names), threads)
+    return [dict(zip(names, session.run(names, feeds), strict=True)) for feeds in samples]
+
+
+def judged_db(reference: Samples, got: Samples, bounds: Bounds | None, *, by_slice: bool = False) -> float:
+    """dB of the worst output as mean_db of all samples; of outputs of a few values, over all samples at once."""
+    short = {name for name, y in reference[0].items() if is_short(y) and name not in (bounds or {})}
+    long = [{name: y for name, y in wanted.items() if name not in short} for wanted in reference]
+    each = [worst_db(a, b, by_slice=by_slice, bounds=bounds) for a, b in zip(long, got, strict=True)]
+    return min(pooled_db(reference, got, bounds), mean_db(each))
 
 
 def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], names: list[str], measure: Judge,

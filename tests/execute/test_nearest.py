@@ -10,8 +10,9 @@ from quantkit import pipeline
 from quantkit.execute import nearest as nearest_module
 from quantkit.execute import trial as trial_module
 from quantkit.execute.gain import Choice
-from quantkit.execute.nearest import FLOOR_DB, NEAR_DB, WORTH_DB, nearest, retreat
+from quantkit.execute.nearest import FLOOR_DB, NEAR_DB, STEADY_DB, WORTH_DB, Distance, nearest, retreat
 from quantkit.execute.trial import Trial
+from quantkit.execute.verify import mean_db
 from quantkit.quantize.calibration import Calibrated
 from quantkit.types import METHODS, Goal, QuantConfig
 from tests.execute.test_trial import sample, small_net
@@ -20,9 +21,10 @@ FAST = QuantConfig(effort="fast")
 NO_TRIAL = Trial({}, [])
 
 
-def halves(db):
-    """What is measured on either half of the samples: the same, or a pair."""
-    return list(db) if isinstance(db, tuple) else [db, db]
+def away(db, samples=2):
+    """A distance: of every sample the same, or by sample."""
+    each = list(db) if isinstance(db, tuple) else [db] * samples
+    return Distance(mean_db(each), each)
 
 
 def chosen(monkeypatch, db_of, config=FAST, once=False):
@@ -35,7 +37,7 @@ def chosen(monkeypatch, db_of, config=FAST, once=False):
             path.touch()
         return Calibrated(SimpleNamespace(method=by.method), [])
 
-    monkeypatch.setattr(nearest_module, "distances", lambda model, trial, threads=None: halves(db_of[model.method]))
+    monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: away(db_of[model.method]))
     return nearest(calibrate, config, NO_TRIAL, once=once), asked
 
 
@@ -67,13 +69,23 @@ def test_ranges_that_lose_on_one_half_of_the_samples_are_not_taken_whatever_they
     assert chosen(monkeypatch, scores)[0].done.model.method == "mse"
 
 
+@pytest.mark.parametrize(
+    ("last", "nearer"), [(12.0 + 1.1 * STEADY_DB, True), (11.9, False)], ids=["all gain", "one loses"]
+)
+def test_a_small_gain_on_every_sample_is_no_chance(last, nearer):
+    gained = away((*[12.0 + 1.1 * STEADY_DB] * 7, last))
+    assert gained.is_nearer(away(12.0, 8)) == nearer
+    assert not away(12.0 + 0.9 * STEADY_DB, 8).is_nearer(away(12.0, 8))
+    assert not away(12.0 + 1.1 * STEADY_DB, 3).is_nearer(away(12.0, 3))
+
+
 def test_methods_that_raise_leave_the_model_that_there_is(monkeypatch):
     def calibrate(by, **tables):
         if by.method is not None:
             raise ValueError("no such range")
         return Calibrated(SimpleNamespace(method=None), [])
 
-    monkeypatch.setattr(nearest_module, "distances", lambda model, trial, threads=None: [12.0])
+    monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: away(12.0))
     found = nearest(calibrate, FAST, NO_TRIAL)
     assert found.problem == ""
     assert found.done.model.method is None
@@ -101,7 +113,7 @@ def test_a_model_that_would_lose_its_task_comes_out_as_the_users_own_fp32(monkey
     monkeypatch.delenv(trial_module.KEEP_VARIABLE, raising=False)
     everything = lambda fused, original, quantized, names, *rest: Choice(frozenset(names), {}, "")  # noqa: E731
     monkeypatch.setattr(trial_module, "fastest_part", everything)
-    monkeypatch.setattr(nearest_module, "distances", lambda model, trial, threads=None: [1.0])
+    monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: away(1.0))
     result = pipeline.quantize(small_net(), [sample()], config=FAST)
     assert result.kind == "fp32"
     assert "its outputs are 1.0 dB from FP32" in result.decisions[-1].detail
