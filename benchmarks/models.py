@@ -30,7 +30,11 @@ from benchmarks.tasks import JUDGES, KEPT
 from quantkit import Session, pipeline
 from quantkit.errors import QuantkitError
 from quantkit.execute.gain import speed_ratio
+from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.verify import worst_db
+from quantkit.fuse.expand import expand
+from quantkit.fuse.judged import judged_tensors
+from quantkit.load import artifact_kind
 from quantkit.observe import FloatRunner
 from quantkit.report.machine import cpu_name
 from quantkit.types import QuantConfig
@@ -114,6 +118,18 @@ def feeds_for(runner: FloatRunner, model: RealModel, seed: int) -> dict[str, np.
     return feeds
 
 
+def judged_outputs(path: Path, int8: Any, samples: list[dict[str, np.ndarray]]) -> list[tuple[dict, dict]]:
+    """(FP32's values, those of the INT8 model) of the tensors that `quantize` judges by, where these are not the
+    outputs: what a TopK or the choice of peaks reads. Boxes in another order have no distance."""
+    fused = pipeline.fused_model(path)[0]
+    names = judged_tensors(fused.graph)
+    if names == [value.name for value in fused.graph.outputs] or artifact_kind(int8) == "fp32":
+        return []
+    runner, session = FloatRunner(expand(fused), 1, expose=names), Session(with_outputs(int8, names), threads=1)
+    return [(dict(zip(names, runner.run(feeds, names), strict=True)),
+             dict(zip(names, session.run(names, feeds), strict=True))) for feeds in samples]  # fmt: skip
+
+
 def row(model: RealModel, folder: Path) -> str:
     """One line of the table; a refusal stands in it as it is said."""
     path, licence = fetch(model, folder)
@@ -130,7 +146,7 @@ def row(model: RealModel, folder: Path) -> str:
     judged = [feeds_for(original, model, seed) for seed in JUDGED_ON]
     wanted = [dict(zip(original.output_names, original.run(feeds), strict=True)) for feeds in judged]
     got = [dict(zip(original.output_names, session.run(original.output_names, feeds), strict=True)) for feeds in judged]
-    worst = min(worst_db(a, b) for a, b in zip(wanted, got, strict=True))
+    worst = min(worst_db(a, b) for a, b in judged_outputs(path, result.model, judged) or zip(wanted, got, strict=True))
     name = original.output_names[model.output]
     share, words = JUDGES[model.judge]([y[name] for y in wanted], [y[name] for y in got])
     task = words if share >= KEPT[model.judge] else f"LOST: {words}"
