@@ -108,6 +108,8 @@ EVERY_OP: dict[str, onnx.ModelProto] = {
     "Concat": one("t = Relu(x) y = Concat<axis = 1>(x, t)"),
     "DepthToSpace": one("y = DepthToSpace<blocksize = 2>(x)"),
     "Gather": one("y = Gather<axis = 1>(x, k)", k=np.array([3, 0], I64)),
+    "Gather of one behind Concat": one("u = Unsqueeze(x, a) c = Concat<axis = 1>(u, u, u) y = Gather<axis = 2>(c, k)",
+                                       x="float[N,6] x", a=np.array([1], I64), k=np.array(4, I64)),
     "Resize nearest": resize("nearest"),
     "Resize linear": resize("linear"),
     "Resize to sizes": resize("nearest", sizes=True),

@@ -78,6 +78,8 @@ def write_out(graph: ir.Graph, node: ir.Node, name: OpName) -> None:
         ir.convenience.replace_all_uses_with(formal, actual)
     if name.base == "ConvTranspose" and name.level == "static":
         _plain_transposed_weights(graph, node, emit)
+    if name.base == "Gather" and name.level == "static":
+        _gather_of_one(graph, node, emit)
     put_in_place(node, emit.nodes, outputs, name.base)
 
 
@@ -107,6 +109,21 @@ def _plain_transposed_weights(graph: ir.Graph, node: ir.Node, emit: Emitter) -> 
     real = emit("DequantizeLinear", [turned, node.inputs[4], node.inputs[5]], {"axis": 1})
     emit.nodes.insert(0, emit.nodes.pop())
     next(new for new in emit.nodes if new.op_type == "ConvTranspose").replace_input_with(1, real)
+
+
+def _gather_of_one(graph: ir.Graph, node: ir.Node, emit: Emitter) -> None:
+    """A single index is gathered as a list of one, whose axis is squeezed away: OpenVINO merges the scales in front of a
+    Concat along its axis, and leaves theirs at the old rank when a scalar index removes an axis behind it."""
+    gather = next(new for new in emit.nodes if new.op_type == "Gather")
+    indices = constant(gather.inputs[1])
+    if indices is None or indices.ndim:
+        return
+    gather.replace_input_with(1, new_initializer(graph, f"{node.name}/list", indices.reshape(1)))
+    axes = new_initializer(graph, f"{node.name}/axes", np.array([gather.attributes["axis"].as_int()], np.int64))
+    quantized = next(use.node for use in gather.outputs[0].uses())
+    squeezed = emit("Squeeze", [gather.outputs[0], axes], {})
+    quantized.replace_input_with(0, squeezed)
+    emit.nodes.insert(emit.nodes.index(gather) + 1, emit.nodes.pop())
 
 
 def _one_scale_where_all_are_equal(graph: ir.Graph, node: ir.Node) -> None:

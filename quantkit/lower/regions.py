@@ -9,6 +9,7 @@ from itertools import cycle
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.errors import DataError
 from quantkit.foreign import LONE_KEY, REASON_KEY
 from quantkit.fuse.activations import ACTIVATIONS
 from quantkit.fuse.float_only import why_float
@@ -198,12 +199,22 @@ def _lower(step: Step, dims: Mapping[ir.Value, tuple[int, ...]], destination: Ma
         if name is None:
             EDGES[node.op_type](context, node, None)
         else:
-            LOWERINGS[name.base](context, node, name)
+            _lower_node(context, node, name)
     for value in step.outputs:
         if value in context.views:
             view = context.views[value]
             context.copy(view, View(context.outputs[value], view.dims, row_major(view.dims)))
     return context
+
+
+def _lower_node(context: Lowering, node: ir.Node, name: OpName) -> None:
+    """Raises DataError where the shapes of the inputs do not suit the node: a length of 0, say."""
+    try:
+        LOWERINGS[name.base](context, node, name)
+    except (ValueError, ZeroDivisionError) as error:
+        value = node.inputs[0]
+        shape = list(context.dims[value]) if value in context.dims else "a shape that it cannot take"
+        raise DataError(f"{node.name}: its input has {shape}: {error}; give inputs of another size") from error
 
 
 def _finish(step: Step, context: Lowering) -> Plan:

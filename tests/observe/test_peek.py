@@ -68,7 +68,8 @@ def test_a_model_of_frames_without_a_batch_axis_is_quantized_and_compared():
     assert compared.throughput["speedup"] > 0
 
 
-def test_an_input_too_small_for_a_window_is_refused_by_the_name_of_the_node():
+@pytest.mark.parametrize("frames", [1, 4])
+def test_an_input_too_small_for_a_window_is_refused_by_the_name_of_the_node(frames):
     session = Session(pipeline.quantize(convolved(), items(8), config=QuantConfig(effort="fast", keep_int8=True)).model)
     with pytest.raises(DataError, match=r"inputs are too small for it, its output would be .*-"):
-        session.run(None, {"x": np.zeros((1, 16), np.float32)})
+        session.run(None, {"x": np.zeros((frames, 16), np.float32)})
