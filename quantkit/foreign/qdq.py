@@ -112,8 +112,10 @@ def _plain_transposed_weights(graph: ir.Graph, node: ir.Node, emit: Emitter) -> 
 
 
 def _gather_of_one(graph: ir.Graph, node: ir.Node, emit: Emitter) -> None:
-    """A single index is gathered as a list of one, whose axis is squeezed away: behind a Concat, OpenVINO holds scales of
-    the Concat's rank, and leaves them at that where a scalar index removes an axis."""
+    """A single index is gathered as a list of one, whose axis is squeezed away.
+
+    Behind a Concat, OpenVINO holds scales of the Concat's rank, and leaves them at that where an index removes an axis.
+    """
     gather = next(new for new in emit.nodes if new.op_type == "Gather")
     indices = constant(gather.inputs[1])
     if indices is None or indices.ndim:
