@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import CalibrationError
@@ -204,17 +205,17 @@ def variant(maker: Maker, law: str | None, samples: Samples, backend: Any, obser
 
 def mixture_of(maker: Maker, samples: Sequence[Fed], backend: Any) -> dict[str, TensorStatistics] | None:
     """The maker's statistics and those of changed samples; None where nothing can be changed, or FP32 breaks by it."""
+    changed = (batch for family in FAMILIES for batch in stressed(samples, family))
+    first = next(changed, None)
+    if first is None:
+        return None
     tensors = observed_tensors(maker.model, maker.selection)
-    parts = []
-    for family in FAMILIES:
-        fed = stressed(samples, family)
-        if not fed:
-            return None
-        try:
-            parts.append(observe(maker.expanded, tensors, _batches(fed), backend=backend, threads=maker.threads))
-        except CalibrationError:  # a flat sample divided by its deviation, say
-            return None
-    return mixed(maker.statistics, *parts)
+    try:
+        seen = observe(maker.expanded, tensors, _batches(chain([first], changed)), backend=backend,
+                       threads=maker.threads)  # fmt: skip
+    except CalibrationError:  # a flat sample divided by its deviation, say
+        return None
+    return mixed(maker.statistics, seen)
 
 
 def _batches(samples: Samples) -> Iterator[Batch]:
