@@ -1,10 +1,10 @@
 """Text read from rendered lines by PP-OCRv4, in FP32 and in INT8: how many lines read the same?
 
-    python -m benchmarks.ocr [--lines 60] [--effort balanced] [--threads N]
+    python -m benchmarks.ocr [--kind codes] [--lines 60] [--effort balanced] [--seed 0] [--threads N]
 
 Needs the models of the wheel rapidocr-onnxruntime 1.4.4 (`pip install --no-deps`). Pages of six lines go through
 detection, each line found is turned upright by the classifier's answer and read by the recognizer. Calibration uses
-other words, other pages. Fonts: DejaVu where it is installed, else the one that Pillow carries.
+60 other lines of codes, other pages. Fonts: DejaVu where it is installed, else the one that Pillow carries.
 """
 
 from __future__ import annotations
@@ -40,20 +40,42 @@ WORDS = (
     "engine signal memory kernel vector matrix tensor planet rocket harbor island desert valley meadow castle"
 ).split()
 
+MONTHS = "January February March April May June July August September October November December".split()
+CALIBRATED_LINES = 60
+NOISE = {"codes": 4.0, "words": 0.0}
+"""Kind of lines -> standard deviation of the noise on its pages, of 255."""
+
 Run = Callable[[np.ndarray], np.ndarray]
 
 
-def phrases(count: int, seed: int) -> list[str]:
-    """Lines of two words and a mixed code."""
+def phrases(count: int, seed: int, kind: str = "codes") -> list[str]:
+    """Lines of two words and a mixed code; of the kind "words" as they are in letters and bills."""
     rng = np.random.default_rng(seed)
-    made = []
-    for _ in range(count):
-        code = "".join(rng.choice(list(LETTERS), 5))
-        made.append(" ".join([*rng.choice(WORDS, 2), code]))
-    return made
+    return [_KINDS[kind](rng) for _ in range(count)]
 
 
-def page_of(lines: Sequence[str], seed: int) -> np.ndarray:
+def _code(rng: np.random.Generator) -> str:
+    code = "".join(rng.choice(list(LETTERS), 5))
+    return " ".join([*rng.choice(WORDS, 2), code])
+
+
+def _everyday(rng: np.random.Generator) -> str:
+    """Three words, or one or two with a date, a price or a number."""
+    first, second, third = (str(word) for word in rng.choice(WORDS, 3))
+    number = int(rng.integers(10, 100000))
+    forms = (
+        f"{first.capitalize()} {second} {third}",
+        f"{first} {1 + number % 28} {rng.choice(MONTHS)} {1990 + number % 40}",
+        f"{first.capitalize()} {second} {number / 100:.2f}",
+        f"{second} No. {number}",
+    )
+    return forms[int(rng.integers(len(forms)))]
+
+
+_KINDS = {"codes": _code, "words": _everyday}
+
+
+def page_of(lines: Sequence[str], seed: int, noise: float = NOISE["codes"]) -> np.ndarray:
     """uint8 [480, 640, 3]: the lines one below the other, each in a font and size of its own, with a little noise."""
     rng = np.random.default_rng(seed)
     image = Image.new("RGB", PAGE, tuple(int(v) for v in rng.integers(215, 256, 3)))
@@ -62,7 +84,7 @@ def page_of(lines: Sequence[str], seed: int) -> np.ndarray:
         size = int(rng.integers(24, 33))
         ink = tuple(int(v) for v in rng.integers(0, 90, 3))
         draw.text((int(rng.integers(15, 60)), 18 + place * 76), line, font=_font(rng, size), fill=ink)
-    return np.clip(np.asarray(image) + rng.normal(0, 4, (*PAGE[::-1], 3)), 0, 255).astype(np.uint8)
+    return np.clip(np.asarray(image) + rng.normal(0, noise, (*PAGE[::-1], 3)), 0, 255).astype(np.uint8)
 
 
 def _font(rng: np.random.Generator, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -132,9 +154,9 @@ def models() -> dict[str, Path]:
     return {role: folder / f"{name}.onnx" for role, name in names.items()}
 
 
-def pages_of(lines: Sequence[str], seed: int) -> list[np.ndarray]:
+def pages_of(lines: Sequence[str], seed: int, kind: str = "codes") -> list[np.ndarray]:
     """Pages of PER_PAGE lines."""
-    return [page_of(lines[i : i + PER_PAGE], seed + i) for i in range(0, len(lines), PER_PAGE)]
+    return [page_of(lines[i : i + PER_PAGE], seed + i, NOISE[kind]) for i in range(0, len(lines), PER_PAGE)]
 
 
 def inputs_of(role: str, pages: Sequence[np.ndarray], crops: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -147,7 +169,7 @@ def inputs_of(role: str, pages: Sequence[np.ndarray], crops: Sequence[np.ndarray
 def quantized(files: dict[str, Path], fp32: dict[str, Run], options: argparse.Namespace,
               pages: Sequence[np.ndarray]) -> dict[str, Run]:  # fmt: skip
     """The three models in INT8, calibrated on other pages; prints the fidelity of each on `pages`."""
-    calibration = pages_of(phrases(options.lines, seed=1000), seed=2000)
+    calibration = pages_of(phrases(CALIBRATED_LINES, seed=1000), seed=2000)
     crops, others = (crops_of(some, fp32["detect"]) for some in (calibration, pages))
     config = QuantConfig(effort=options.effort, keep_int8=True)
     int8: dict[str, Run] = {}
@@ -166,13 +188,15 @@ def quantized(files: dict[str, Path], fp32: dict[str, Run], options: argparse.Na
 def main() -> None:
     """Quantizes the three models, reads the pages in both forms, prints what is equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=NOISE, default="codes", help="codes: random letters; words: dates, prices")
     parser.add_argument("--lines", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0, help="of the lines that are read")
     parser.add_argument("--effort", choices=EFFORTS, default="balanced")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     files = models()
-    wanted = phrases(options.lines, seed=1)
-    pages = pages_of(wanted, seed=2)
+    wanted = phrases(options.lines, 1 + options.seed, options.kind)
+    pages = pages_of(wanted, 2 + options.seed, options.kind)
     fp32: dict[str, Run] = {role: _fp32(path, options.threads) for role, path in files.items()}
     int8 = quantized(files, fp32, options, pages)
     characters = {p.key: p.value for p in onnx.load(files["recognize"]).metadata_props}["character"].splitlines()
