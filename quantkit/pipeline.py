@@ -336,7 +336,8 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
             return ModelResult(done.model, "calibrated", [*decisions, *done.decisions], sources)
         how = f"effort {tried.effort}" + (f" with {tried.method}" if tried.method else "")
         decisions.append(Decision("quantize", "undone", "model", f"{how} gave a model that fails: {problem}"))
-    return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {problem}", sources)
+    own = original() if original else None
+    return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {problem}", sources, own)
 
 
 def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path],

@@ -15,6 +15,7 @@ from quantkit.fold.constants import fold_constants
 from quantkit.fold.editing import DONE_NOTHING, Pass
 from quantkit.fold.einsum import matrix_products
 from quantkit.fold.explicit import write_out_attributes
+from quantkit.fold.extremes import pool_maxima
 from quantkit.fold.factors import carry_factors
 from quantkit.fold.gemm import normalize_gemm
 from quantkit.fold.identities import remove_identities
@@ -36,6 +37,7 @@ PASSES: tuple[Pass, ...] = (
     take_known_branches,
     remove_identities,
     matrix_products,
+    pool_maxima,
     merge_transposes,
     write_out_attributes,
     normalize_gemm,

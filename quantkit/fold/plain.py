@@ -22,11 +22,13 @@ from quantkit.types import Decision
 
 CLIP_WITH_INPUTS = 11
 """The opset from which the bounds of Clip are inputs."""
+GUARD_MOST = 0.01
+"""A bound nearer to 0 than this, other than 0, guards a logarithm or a division: in u8 it would be 0."""
 
 
 def name_plainly(model: ir.Model) -> list[Decision]:
     """Sum becomes a chain of Add from left to right, Max(x, a x) with 0 < a < 1 becomes LeakyRelu, Max(x, 0) Relu, and
-    Max and Min of a tensor and another number become Clip."""
+    Max and Min of a tensor and another number become Clip, but for numbers that guard a division."""
     named = rewrite_nodes(model, ("Sum",), _sum) + rewrite_nodes(model, ("Max",), _max)
     if opset(model) < CLIP_WITH_INPUTS:
         return named
@@ -76,7 +78,7 @@ def _bound(node: ir.Node) -> Decision | None:
         ):
             continue
         number = float(bound.reshape(()))
-        if np.isnan(number):
+        if np.isnan(number) or 0.0 < abs(number) < GUARD_MOST:
             continue
         new = "Relu" if node.op_type == "Max" and number == 0.0 else "Clip"
         decision = decide(node, "rewritten", f"{node.op_type}(x, {number:g}) as {new}")

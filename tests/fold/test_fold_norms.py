@@ -107,11 +107,13 @@ def test_max_of_x_and_twice_x_stays():
         ("y = Max(x, row)", ["Max"]),  # a number for each column
         ("y = Max(x, deep)", ["Max"]),  # gives the output another rank
         ("y = Min(x, none)", ["Min"]),
+        ("a = Max(x, tiny) y = Log(a)", ["Max", "Log"]),  # 0 in u8
         ("a = Neg(x) y = Max(x, a)", ["Neg", "Max"]),
     ],
 )
 def test_max_and_min_with_a_number_are_bounds(body, expected):
-    numbers = {"zero": [0.0], "low": [[-0.4]], "high": 0.7, "row": np.ones(16), "deep": [[[[0.3]]]], "none": np.nan}
+    numbers = {"zero": [0.0], "low": [[-0.4]], "high": 0.7, "row": np.ones(16), "deep": [[[[0.3]]]], "none": np.nan,
+               "tiny": 1e-6}  # fmt: skip
     model = parser.parse_model(HEAD.format(opset=17) + "{" + body + "}")
     for name, value in numbers.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
