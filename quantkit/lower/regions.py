@@ -214,7 +214,8 @@ def _lower_node(context: Lowering, node: ir.Node, name: OpName) -> None:
     except (ValueError, ZeroDivisionError) as error:
         value = node.inputs[0]
         shape = list(context.dims[value]) if value in context.dims else "a shape that it cannot take"
-        raise DataError(f"{node.name}: its input has {shape}: {error}; give inputs of another size") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{node.name}: its input has {shape}: {reason}; give inputs of another size") from error
 
 
 def _finish(step: Step, context: Lowering) -> Plan:
