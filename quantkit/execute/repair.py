@@ -50,7 +50,6 @@ class Budget:
 
 
 POOR = Budget(share=0.1, below=POOR_DB, enough=GOOD_DB)
-POOR_CLIPPED = Budget(share=0.1, below=16.0, enough=GOOD_DB)
 POOR_BOUNDED = Budget(share=0.1, below=16.0, enough=22.0)
 FINE = Budget(share=0.05, below=20.0, enough=22.0)
 """The last two are for outputs that are all probabilities, masks or few numbers, of which the calibrated model has
@@ -98,13 +97,12 @@ def judged_db(reference: Samples, got: Samples, bounds: Bounds | None, *, by_sli
 
 
 def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], names: list[str], measure: Judge,
-           bounded: bool = False, clipped: bool = False) -> Repair:  # fmt: skip
+           bounded: bool = False) -> Repair:  # fmt: skip
     """Which of the nodes `names` stay quantized: without the last arithmetic if FP32 for it brings TAIL_GAIN_DB, and
     without what keeps the outputs below GOOD_DB.
 
     quantized(names) gives the INT8 model with these nodes quantized, which must run. bounded: all outputs are
-    probabilities, masks or few numbers, so that POOR_BOUNDED and FINE apply. clipped: ranges as calibration's were
-    tried as well, so that POOR_CLIPPED applies: what comes of it is no better.
+    probabilities, masks or few numbers, so that POOR_BOUNDED and FINE apply.
     """
     found = Repair(names)
     model = quantized(set(names))
@@ -128,7 +126,7 @@ def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], name
             found.give_up(tail, reason)
             model, whole = without, db
     search = _Search(quantized, measure, time.process_time() + SECONDS_MOST)
-    bar = POOR_BOUNDED if bounded else POOR_CLIPPED if clipped else POOR
+    bar = POOR_BOUNDED if bounded else POOR
     poor = whole < bar.below
     budget = FINE if bounded and not poor else bar
     if whole < budget.below:

@@ -47,6 +47,9 @@ KEEP_VARIABLE = "QUANTKIT_KEEP_INT8"
 """Set and not 0, it does for every model what QuantConfig.keep_int8 does for one."""
 CLIPPING = ("mse", "entropy")
 """Methods of ranges that leave out what is far and rare; tried where the extremes are poor."""
+CLIPPED_DB = 16.0
+"""What they must reach, as what comes of it is hardly better: a page layout with 10 dB by them, 7 by extremes, lost its
+task in the end."""
 SHAPES_MOST = 3
 """Input shapes among the samples that are timed."""
 Feeds = Mapping[str, np.ndarray]
@@ -181,11 +184,10 @@ class _Search:
         first = self.result.reference[0]
         bounded = all(name in self.result.bounds or is_short(first[name]) for name in self.judged)
         near = self._take_nearer_ranges(left, measure)
-        poor = near < (FINE if bounded else POOR).below
-        if poor:
+        if near < (FINE if bounded else POOR).below:
             with suppress(Exception):  # the ranges so far do
-                self._take_clipped_ranges(left, measure, near)
-        repaired = repair(self.selection, self._quantized, left, measure, bounded, clipped=poor)
+                self._take_clipped_ranges(left, measure, FINE.below if bounded else CLIPPED_DB)
+        repaired = repair(self.selection, self._quantized, left, measure, bounded)
         self.result.keep.update(repaired.reasons)
         return repaired.names
 
@@ -203,21 +205,23 @@ class _Search:
             self.ranges, self.last = widest[0], None
         return max(db, widest[1])
 
-    def _take_clipped_ranges(self, left: list[str], measure: Judge, near: float) -> None:
-        """The ranges by that one of CLIPPING by which outputs are nearer than `near` dB: calibration will clip as well,
-        and what is poor by extremes alone need not be given up."""
+    def _take_clipped_ranges(self, left: list[str], measure: Judge, enough: float) -> None:
+        """The ranges by the first of CLIPPING that brings the outputs to `enough` dB: calibration will clip as well, so
+        that what is poor by extremes alone need not be given up. Else the ranges stay as they are."""
         tensors = [name for name in self.extremes if name not in self.not_finite]
         batches = [Batch(dict(feeds), None, ["row 0"], 1) for feeds in self.result.samples]
         statistics = observe(expand(self.fused), tensors, batches, backend=NativeStatistics(), threads=self.threads)
-        best, first = self.ranges, self.ranges
-        for method in CLIPPING:
-            clipped = {name: range_for(seen, method) for name, seen in statistics.items()}
-            self.ranges, self.last = {**first, **clipped}, None
-            db = measure(self._quantized(set(left)))[0]
-            if db > near:
-                best, near = self.ranges, db
-        if self.ranges is not best:
-            self.ranges, self.last = best, None
+        first = self.ranges
+        try:
+            for method in CLIPPING:
+                clipped = {name: range_for(seen, method) for name, seen in statistics.items()}
+                self.ranges, self.last = {**first, **clipped}, None
+                if measure(self._quantized(set(left)))[0] >= enough:
+                    first = self.ranges
+                    break
+        finally:
+            if self.ranges is not first:
+                self.ranges, self.last = first, None
 
     def _choose(self, left: list[str]) -> list[str]:
         """Without what does not pay."""

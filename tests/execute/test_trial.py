@@ -158,13 +158,23 @@ def test_the_trial_quantizes_by_all_extremes_or_by_their_means_whichever_is_near
     assert search.ranges["x"].low == pytest.approx(times * float(x.min()))
 
 
-@pytest.mark.parametrize("gains", [True, False])
-def test_ranges_that_clip_what_is_rare_are_taken_where_they_bring_the_outputs_nearer(gains):
+@pytest.mark.parametrize("reached", [True, False])
+def test_ranges_that_clip_what_is_rare_are_taken_where_nothing_need_be_given_up_with_them(reached):
     fused, _ = pipeline.fused_model(small_net(2))
     x = sample()["x"]
     x[0, 0, 0, 0] = 400.0
     search = trial._Search(fused, select(fused), [{"x": x}], FAST, 1, None)
     search._observe()
-    distances = iter([9.0, 15.0] if gains else [7.0, 8.0])
-    search._take_clipped_ranges([n.name or "" for n in search.selection.forms], lambda m: (next(distances), 0.0), 8.0)
-    assert (search.ranges["x"].high < 399.0) == gains
+    distances = iter([9.0, 17.0 if reached else 15.0])
+    search._take_clipped_ranges([n.name or "" for n in search.selection.forms], lambda m: (next(distances), 0.0), 16.0)
+    assert (search.ranges["x"].high < 399.0) == reached
+
+
+def test_the_ranges_stay_where_clipped_ones_cannot_be_tried():
+    fused, _ = pipeline.fused_model(small_net(2))
+    search = trial._Search(fused, select(fused), [sample()], FAST, 1, None)
+    search._observe()
+    before = search.ranges
+    with pytest.raises(StopIteration):
+        search._take_clipped_ranges(["conv0"], lambda m: next(iter(())), 16.0)
+    assert search.ranges is before
