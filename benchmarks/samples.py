@@ -142,6 +142,7 @@ KINDS: dict[str, Callable[[Shape, np.random.Generator], np.ndarray]] = {
     "shares": lambda shape, rng: rng.random(shape),
     "flags": lambda shape, rng: rng.random(shape) < 0.15,
     "spectrum": spectrum,
+    "loudness": lambda shape, rng: np.maximum(spectrum(shape, rng) + 6, 0),
     "one-hot": one_hot,
     "corners with alpha": corners_with_alpha,
     "captcha": captcha,
