@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 # -ffp-contract=off: a fused multiply-add would change the last bit on some ISAs. Never -ffast-math.
-COMPILE_ARGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-pthread"]
+COMPILE_ARGS = ["-std=gnu11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-pthread"]
 COMPILE_ARGS += ["-Wall", "-Wextra"]
 
 

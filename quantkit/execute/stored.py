@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,9 @@ class StoredModel:
             with path.open("rb") as stream:
                 if MARK not in stream.read(MARK_BYTES):
                     return None
-                stream.seek(0)
-                digest = hashlib.sha256(stream.read())
-        except OSError:
+                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                    digest = hashlib.sha256(whole)
+        except (OSError, ValueError):  # ValueError: nothing to map
             return None
         digest.update(f"{isa} {cache.build_key()}".encode())
         return StoredModel(digest.hexdigest())
