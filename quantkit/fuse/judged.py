@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.fuse.graph import is_standard, quantkit_name
+from quantkit.fuse.graph import constant, is_standard, quantkit_name
 from quantkit.fuse.patterns import activation_of
 
 UNSTEADY = ("ArgMax", "ArgMin", "Compress", "Multinomial", "NonMaxSuppression", "NonZero", "TopK", "Unique")
@@ -62,8 +62,9 @@ def _unsteady_nodes(graph: ir.Graph) -> set[ir.Node]:
 
 
 def _chooses_peaks(node: ir.Node) -> bool:
-    """Whether an Equal compares a float tensor with what a MaxPool or ReduceMax makes, if only moved since."""
-    if not is_standard(node, "Equal"):
+    """Whether an Equal compares a float tensor with what a MaxPool or ReduceMax makes, if only moved since; a maximum
+    that is compared with a number (is it zero?) chooses nothing."""
+    if not is_standard(node, "Equal") or any(constant(value) is not None for value in node.inputs):
         return False
     makers = [_unmoved(value).producer() for value in node.inputs if value is not None]
     return any(maker is not None and is_standard(maker, *PEAKS) and maker.inputs[0] is not None

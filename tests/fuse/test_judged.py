@@ -77,6 +77,7 @@ def test_logits_that_only_u8_stands_for_are_exposed_by_the_name_they_have_in_fp3
     [
         ("m = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(s) r = Reshape(m, d) q = Reshape(s, d)", ["s", "m"]),
         ("m = Sigmoid(s) r = Reshape(m, d) q = Reshape(s, d)", ["y"]),
+        ("m = ReduceMax(s) r = Reshape(m, d) q = Constant<value = float {0}>()", ["y"]),
     ],
 )
 def test_a_map_of_which_only_the_peaks_are_kept_is_judged_before_they_are_chosen(peaks, found):
