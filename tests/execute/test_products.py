@@ -58,7 +58,7 @@ def test_the_batch_size_of_an_inner_tensor_is_read_from_the_graphs_input():
     body = TOKENS + (
         "h = Shape(t) n = Gather<axis=0>(h, i0) u = Unsqueeze(n, i00) d = Concat<axis=0>(u, one, eight) "
         "e = Expand(token, d) j = Concat<axis=1>(e, t) g = LayerNormalization<axis=-1>(j, gain) "
-        "r = Gather<axis=1>(g, i0) y = Gemm<transB=1>(r, head)"
+        "r = ReduceMean<axes=[1], keepdims=0>(g) y = Gemm<transB=1>(r, head)"
     )
     weights = {
         **W, "i0": np.array(0, np.int64), "i00": np.array([0], np.int64), "one": np.array([1], np.int64),
