@@ -159,7 +159,7 @@ def finish_way(model: Model, file: str, residual: bool, plain: bool) -> tuple[st
     kind = "vpmovzxbd" if residual else "vcvtps2dq"
     found = [w for w in model.ways(ISA, file, "finish_u8", kind) if not w.on_stack]
     found = [w for w in found if bool(w.count("vpmovzxbd")) == residual and bool(w.count("vpmaxub")) != plain]
-    return found[0].code
+    return min((w.code for w in found), key=len)  # the longer ones are of layers with activations
 
 
 def general_share(c: Conv) -> float:
