@@ -16,7 +16,7 @@ import onnx_ir as ir
 from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.session import Session
 from quantkit.execute.verify import is_short, mean_db, pooled_db, worst_db
-from quantkit.fuse.judged import Bounds
+from quantkit.fuse.judged import Bounds, thinned
 from quantkit.quantize.select import Selection
 
 POOR_DB = 10.0
@@ -83,9 +83,9 @@ def judge(samples: Samples, reference: Samples, threads: int | None, bounds: Bou
 
 
 def outputs_of(model: ir.Model, samples: Samples, names: Sequence[str], threads: int | None) -> Samples:
-    """The tensors `names` of an INT8 model for each of the samples."""
+    """The tensors `names` of an INT8 model for each of the samples, thinned as those of FP32 are."""
     session = Session(with_outputs(model, names), threads)
-    return [dict(zip(names, session.run(names, feeds), strict=True)) for feeds in samples]
+    return [dict(zip(names, map(thinned, session.run(names, feeds)), strict=True)) for feeds in samples]
 
 
 def judged_db(reference: Samples, got: Samples, bounds: Bounds | None, *, by_slice: bool = False) -> float:

@@ -24,7 +24,7 @@ from quantkit.execute.session import Session
 from quantkit.execute.verify import distances, is_short, misfit, too_far
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
-from quantkit.fuse.judged import Bounds, bounded_tensors, judged_tensors
+from quantkit.fuse.judged import Bounds, bounded_tensors, judged_tensors, thinned
 from quantkit.load import input_specs
 from quantkit.load.parts import copied
 from quantkit.observe import Batch, FloatRunner, load_preprocess, observe, range_for
@@ -124,7 +124,7 @@ def _problem_of(made: Callable[[], ir.Model], trial: Trial, threads: int | None)
         session = Session(with_outputs(made(), list(trial.reference[0])), threads)
         far = []
         for feeds, wanted in zip(trial.samples, trial.reference, strict=True):
-            found = dict(zip(wanted, session.run(list(wanted), feeds), strict=True))
+            found = dict(zip(wanted, map(thinned, session.run(list(wanted), feeds)), strict=True))
             problem = misfit(wanted, found)
             if problem:
                 return problem
@@ -249,7 +249,7 @@ class _Search:
                 self._note_range(name, feeds.get(name, values.get(name, constants.get(name))))
             for name, axis in means.items():
                 self._note_channels(name, axis, feeds.get(name, values.get(name)))
-            wanted = {name: values[name] for name in self.judged}
+            wanted = {name: thinned(values[name]) for name in self.judged}
             self.has_nan |= holds_nan(wanted.values())
             self.result.reference.append(wanted)
 

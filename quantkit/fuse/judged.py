@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +29,10 @@ PASSING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "
 """Ops that leave bounds as they are. Mul and Concat: if all operands are bounded."""
 MOVING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Slice", "Gather", "Split")
 """Ops after a Softmax that leave its values as they are, in other places."""
+MOST_VALUES = 1 << 20
+"""Of a tensor and a sample that say how near a model is: more would say the same."""
+SHORT_AXIS = 32
+"""An axis of at most so many positions keeps them all."""
 Bounds = Mapping[str, str]
 """tensor name -> kind, of the tensors that are bounded by what makes them."""
 
@@ -174,3 +179,21 @@ def centred(scores: np.ndarray, axis: int) -> np.ndarray:
     count = np.maximum(finite.sum(axis=axis, keepdims=True), 1)
     mean = np.where(finite, scores, 0).sum(axis=axis, keepdims=True) / count
     return scores - mean.astype(scores.dtype)
+
+
+def thinned(values: Any, most: int = MOST_VALUES) -> Any:
+    """Of a float tensor [N, ...] every third position along its longest axis, and again, until `most` values are left
+    or all axes are short. Axis 0 and, of maps [N, C, H, W], axis 1 stay whole.
+
+    Maps of features at the size of the picture are outputs of some networks: those of a few samples fill gigabytes.
+    Every third, and not every second, since pixels are often made two by two. Same dtype, C-contiguous. What has no
+    more values, or is no float tensor, is returned as it is.
+    """
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+        return values
+    first = 2 if values.ndim >= 4 else 1
+    whole = values
+    while values.size > most and max(values.shape[first:], default=0) > SHORT_AXIS:
+        axis = first + int(np.argmax(values.shape[first:]))
+        values = values[(slice(None),) * axis + (slice(None, None, 3),)]
+    return whole if values is whole else np.ascontiguousarray(values)

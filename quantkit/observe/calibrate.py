@@ -25,6 +25,8 @@ million, 160 of them beyond the 99.99th percentile, and the histograms cost a fr
 MOST_WORKERS = 4
 """Batches in the model at a time. One thread a batch wastes nothing on waiting for the others; each worker holds the
 activations of its batch."""
+ACTIVATIONS_MOST = 2 << 30
+"""Bytes of activations in memory at a time, if one batch has no more: large pictures go through the model singly."""
 
 Progress = Callable[[str, int, "int | None"], None]
 
@@ -55,7 +57,7 @@ def observe(
     observer = _Observer(model, wanted, channels or {}, backend or NumpyBackend(), cores // workers)
     done = 0
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="quantkit-observe") as pool:
-        for seen in _in_order(pool, workers, observer.add, dataset):
+        for seen in _in_order(pool, lambda: observer.ahead(workers), observer.add, dataset):
             observer.collect(seen)
             done += seen.batch.valid
             if progress is not None:
@@ -87,6 +89,12 @@ class _Observer:
         self.backend = backend
         self.own = threading.local()
         self.parts: list[dict[str, TensorStatistics]] = []
+        self.largest = ACTIVATIONS_MOST  # until a batch was seen
+
+    def ahead(self, workers: int) -> int:
+        """How many batches may run or wait for one of the workers beside the next one."""
+        fitting = ACTIVATIONS_MOST // max(1, self.largest)
+        return workers if fitting > workers else max(0, fitting - 1)
 
     def add(self, batch: Batch) -> _Seen:
         """Runs the model on a batch and adds what it sees to the statistics of this thread."""
@@ -94,6 +102,7 @@ class _Observer:
             self.own.statistics = {name: TensorStatistics() for name in self.wanted}
             self.parts.append(self.own.statistics)
         made = self.runner.run(batch.feeds, self.outputs) if self.outputs else []
+        self.largest = sum(array.nbytes for array in made)
         values = dict(zip(self.outputs, made, strict=True))
         values.update((name, batch.feeds[name]) for name in self.wanted if name not in values)
         bad, sums = _add(self.own.statistics, values, batch, self.backend, self.axes)
@@ -126,14 +135,14 @@ class _Observer:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, ahead: int, work: Callable[[Batch], _Seen], dataset: Iterable[Batch]
+    pool: ThreadPoolExecutor, ahead: Callable[[], int], work: Callable[[Batch], _Seen], dataset: Iterable[Batch]
 ) -> Iterator[_Seen]:
-    """work(batch) for each batch, `ahead` of them at a time, handed on in the order of the data. The first batch in
-    that order which fails raises; those after it are waited for and dropped."""
+    """work(batch) for each batch, handed on in the order of the data, ahead() of them beside the one waited for.
+    The first batch in that order which fails raises; those after it are waited for and dropped."""
     running: deque[Future[_Seen]] = deque()
     for batch in dataset:
         running.append(pool.submit(work, batch))
-        if len(running) > ahead:
+        while len(running) > ahead():
             yield running.popleft().result()
     while running:
         yield running.popleft().result()

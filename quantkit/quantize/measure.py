@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.fuse.judged import centred, judged_tensors, logits_of
+from quantkit.fuse.judged import centred, judged_tensors, logits_of, thinned
 from quantkit.observe import FloatRunner
 from quantkit.quantize.apply import quantized_name
 from quantkit.quantize.runners import OpenInt8, Run
@@ -34,7 +34,9 @@ class Fidelity:
         self.names = list(dict.fromkeys([*self.outputs, *(logits.name for logits in self._logits.values())]))
         runner = FloatRunner(model, threads, expose=self.names)
         self._samples, self._labels = samples, labels
-        self._wanted = [dict(zip(self.names, runner.run(feeds, self.names), strict=True)) for feeds, _ in samples]
+        self._thinned = thinned if labels is None else lambda values: values  # every label has its class
+        self._wanted = [dict(zip(self.names, map(self._thinned, runner.run(feeds, self.names)), strict=True))
+                        for feeds, _ in samples]  # fmt: skip
         self._weights = list(weights) if weights is not None else [1.0] * len(self._wanted)
         for index, wanted in enumerate(self._wanted):
             if not all(np.isfinite(wanted[n]).all() for n in self.outputs if wanted[n].dtype.kind == "f"):
@@ -43,7 +45,7 @@ class Fidelity:
     def _outputs(self, run: Run) -> Iterator[tuple[dict[str, np.ndarray], ...]]:
         """(FP32, INT8) float tensors of `names` of each batch, rows that fill it up left out."""
         for (feeds, valid), wanted in zip(self._samples, self._wanted, strict=True):
-            got = run(feeds)
+            got = {name: self._thinned(values) for name, values in run(feeds).items()}
             floats = [n for n, y in wanted.items() if y.dtype.kind == "f" and n in got and got[n].shape == y.shape]
             yield {name: wanted[name][:valid] for name in floats}, {name: got[name][:valid] for name in floats}
 

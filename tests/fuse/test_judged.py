@@ -8,7 +8,7 @@ import pytest
 import quantkit
 from quantkit import pipeline
 from quantkit.execute.intermediate import expose
-from quantkit.fuse.judged import Logits, centred, judged_tensors, logits_of
+from quantkit.fuse.judged import Logits, centred, judged_tensors, logits_of, thinned
 from tests.execute.test_trial import FAST
 from tests.graphs import fused, image, model
 
@@ -86,3 +86,15 @@ def test_a_map_of_which_only_the_peaks_are_kept_is_judged_before_they_are_chosen
     tensors = judged_tensors(fused(proto).graph)
     assert ("y" in tensors) == (found == ["y"])
     assert len(tensors) == len(found)
+
+
+def test_large_maps_are_judged_by_every_third_position_and_small_tensors_whole():
+    maps = np.arange(2 * 5 * 90 * 300, dtype=np.float32).reshape(2, 5, 90, 300)
+    found = thinned(maps, most=2 * 5 * 90 * 34)
+    assert found.shape == (2, 5, 90, 34)
+    np.testing.assert_array_equal(found, maps[..., ::9])
+    assert thinned(maps, most=maps.size) is maps
+    assert thinned(maps, most=1).shape == (2, 5, 30, 12)  # axes of 32 and fewer stay
+    assert thinned(maps[0, 0], most=1).shape == (90, 12)  # the batch stays whole
+    assert thinned(maps.astype(np.int64), most=1).shape == maps.shape
+    assert thinned(["a sequence"], most=0) == ["a sequence"]

@@ -116,6 +116,25 @@ def test_the_part_for_the_histogram_is_bounded_and_meets_every_column(shape):
         assert len(np.unique(part)) == shape[-1]
 
 
+@pytest.mark.parametrize(("most", "at_a_time"), [(1, 1), (1 << 40, 2)])
+def test_batches_with_large_activations_go_through_the_model_one_by_one(most, at_a_time, monkeypatch):
+    monkeypatch.setattr("quantkit.observe.calibrate.ACTIVATIONS_MOST", most)
+    running, peak = [], []
+    run = FloatRunner.run
+
+    def slow(self, feeds, names=None):
+        running.append(1)
+        peak.append(len(running))
+        time.sleep(0.05)
+        made = run(self, feeds, names)
+        running.pop()
+        return made
+
+    monkeypatch.setattr(FloatRunner, "run", slow)
+    observe(small_model(), ["y"], open_data(rows(8), SPEC, batch_size=1), threads=2)
+    assert max(peak) == at_a_time
+
+
 def test_small_tensors_go_to_the_histogram_whole():
     x = np.zeros((2, calibrate.HISTOGRAM_VALUES), np.float32)
     part, step = calibrate._part(x, 2)
