@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from quantkit.lower.plan import PackedSpec, Plan
 PLANS_KEPT = 8
 """Plans of a region kept for different input shapes; the least recently used goes first."""
 
+BYTES_A_THREAD = 1 << 20
+"""Of weights, about 10 ms of packing: a thread starts in a hundredth of that."""
+
 Lower = Callable[[Shapes, dict[str, PackedSpec]], Plan]
 """The plan of a region for input shapes; adds the weights it needs to the specs."""
 
@@ -24,11 +29,13 @@ Lower = Callable[[Shapes, dict[str, PackedSpec]], Plan]
 class NativeRegion:
     """A native step of a session: packed weights, and a plan for each input shape seen lately.
 
-    inputs: names of the values it reads. stored: its cache entries.
+    inputs: names of the values it reads. stored: its cache entries. threads: to pack weights on.
     """
 
-    def __init__(self, inputs: Sequence[str], lower: Lower, isa: str, stored: StoredRegion | None = None) -> None:
-        self.inputs, self.isa = list(inputs), isa
+    def __init__(
+        self, inputs: Sequence[str], lower: Lower, isa: str, stored: StoredRegion | None = None, threads: int = 1
+    ) -> None:
+        self.inputs, self.isa, self._threads = list(inputs), isa, threads
         self._lower, self._stored = lower, stored
         self._specs: dict[str, PackedSpec] = {}
         self._packed: dict[str, np.ndarray] = dict(stored.packed) if stored is not None else {}
@@ -56,15 +63,23 @@ class NativeRegion:
         plan = self._stored.plan(shapes) if self._stored is not None else None
         if plan is None:
             plan = self._lower(shapes, self._specs)
-            for name, spec in self._specs.items():
-                if name not in self._packed:
-                    self._packed[name] = shared_pack(self.isa, spec)
+            self._pack({name: spec for name, spec in self._specs.items() if name not in self._packed})
             if self._stored is not None:
                 self._stored.save(shapes, plan, self._packed)
         found = self._plans[shapes] = CompiledPlan(plan, self.isa, self._packed)
         while len(self._plans) > PLANS_KEPT:
             self._plans.popitem(last=False)
         return found
+
+    def _pack(self, specs: Mapping[str, PackedSpec]) -> None:
+        """Packs weights, several layers at a time where they are worth a thread."""
+        one = partial(shared_pack, self.isa)
+        workers = min(self._threads, sum(spec.weights.nbytes for spec in specs.values()) // BYTES_A_THREAD)
+        if workers < 2:
+            self._packed.update((name, one(spec)) for name, spec in specs.items())
+            return
+        with ThreadPoolExecutor(workers, thread_name_prefix="quantkit-pack") as pool:
+            self._packed.update(zip(specs, pool.map(one, specs.values()), strict=True))
 
     @property
     def arena_bytes(self) -> int:

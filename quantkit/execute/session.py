@@ -151,7 +151,7 @@ class Session:
             return lower_region(step, dict(zip(step.inputs, shapes, strict=True)), specs)
 
         stored = None if self._stored is None else self._stored.region(index)
-        return NativeRegion(inputs, lower, self.isa, stored)
+        return NativeRegion(inputs, lower, self.isa, stored, self.threads)
 
     def _float_step(self, step: StoredStep, alone: bool) -> FloatStep:
         from quantkit.execute.float_steps import FloatStep

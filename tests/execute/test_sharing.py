@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from quantkit import Session
-from quantkit.execute import packing
+from quantkit.execute import packing, region
 from quantkit.execute.binding import ALIGNMENT
 from quantkit.lower.arena import aligned
 from tests.graphs import CONV, image, model, quantized
@@ -32,6 +32,25 @@ def calibrated():
 
 def packed_of(session):
     return {name: array for runner in session._runners for name, array in runner._packed.items()}
+
+
+def test_layers_are_packed_on_the_threads_of_the_session_where_they_are_worth_it(calibrated, monkeypatch):
+    monkeypatch.setenv("QUANTKIT_CACHE", "off")
+    x, where = image(1, 3, 8, 8), []
+
+    def pack(isa, spec):
+        where.append(threading.current_thread().name)
+        return packing.pack(isa, spec)
+
+    monkeypatch.setattr(region, "shared_pack", pack)
+    expected = Session(calibrated, threads=2).run(None, {"x": x})
+    assert set(where) == {threading.current_thread().name}
+    where.clear()
+    monkeypatch.setattr(region, "BYTES_A_THREAD", 1)
+    got = Session(calibrated, threads=2).run(None, {"x": x})
+    assert len(where) == 4
+    assert all(name.startswith("quantkit-pack") for name in where)
+    np.testing.assert_array_equal(got[0], expected[0])
 
 
 def test_sessions_of_one_model_share_their_packed_weights_and_let_go_of_them(calibrated):
