@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,8 +184,10 @@ class _Search:
         bounded = all(name in self.result.bounds or is_short(first[name]) for name in self.judged)
         near = self._take_nearer_ranges(left, measure)
         if near < (FINE if bounded else POOR).below:
-            with suppress(Exception):  # the ranges so far do
+            try:
                 self._take_clipped_ranges(left, measure, FINE.below if bounded else CLIPPED_DB)
+            except Exception as error:  # the ranges so far do
+                self.result.undone["search for ranges that clip"] = _in_words(error)
         repaired = repair(self.selection, self._quantized, left, measure, bounded)
         self.result.keep.update(repaired.reasons)
         return repaired.names

@@ -1,5 +1,6 @@
 """The modelled speed of ResNet-50: its arithmetic, and that its tiles are those of the engine."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,18 @@ def test_only_512_bit_arithmetic_takes_the_two_vector_ports() -> None:
 def test_heights_of_tiles_are_nearly_equal() -> None:
     assert tiling.parts_of(49, 6) == [6, 6, 6, 6, 5, 5, 5, 5, 5]
     assert tiling.parts_of(1, 6) == [1]
+
+
+@pytest.mark.skipif(
+    not ENGINE_HAS_IT or shutil.which("objdump") is None, reason="no AVX512-VNNI kernels, or no objdump"
+)
+@pytest.mark.parametrize(
+    ("residual", "plain", "most"), [(False, True, 24), (False, False, 28), (True, True, 43), (True, False, 52)]
+)
+def test_rows_without_an_activation_do_not_pay_for_one(residual: bool, plain: bool, most: int, tmp_path: Path) -> None:
+    way = estimate.finish_way(estimate.Model("", tmp_path), "conv.c", residual, plain)
+    assert len(way) <= most
+    assert not any(text.startswith(("j", "cmp", "test")) for text in way[:-2])
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -178,3 +180,14 @@ def test_the_ranges_stay_where_clipped_ones_cannot_be_tried():
     with pytest.raises(StopIteration):
         search._take_clipped_ranges(["conv0"], lambda m: next(iter(())), 16.0)
     assert search.ranges is before
+
+
+def test_a_search_for_clipping_ranges_that_fails_is_noted_and_ends_nothing(monkeypatch):
+    def fail(*args, **options):
+        raise ValueError("no statistics")
+
+    monkeypatch.setattr(trial, "observe", fail)
+    monkeypatch.setattr(trial, "POOR", replace(trial.POOR, below=1e9))
+    fused, _ = pipeline.fused_model(small_net(2))
+    found = trial.run_trial(fused, select(fused), [sample()], FAST, 1)
+    assert found.undone == {"search for ranges that clip": "ValueError: no statistics"}
