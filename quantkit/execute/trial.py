@@ -209,7 +209,8 @@ class _Search:
     def _take_clipped_ranges(self, left: list[str], measure: Judge, enough: float) -> None:
         """The ranges by the first of CLIPPING that brings the outputs to `enough` dB: calibration will clip as well, so
         that what is poor by extremes alone need not be given up. Else the ranges stay as they are."""
-        tensors = [name for name in self.extremes if name not in self.not_finite]
+        skipped = {*self.not_finite, *self.fused.graph.initializers}
+        tensors = [name for name in self.extremes if name not in skipped]
         batches = [Batch(dict(feeds), None, ["row 0"], 1) for feeds in self.result.samples]
         statistics = observe(expand(self.fused), tensors, batches, backend=NativeStatistics(), threads=self.threads)
         first = self.ranges

@@ -137,6 +137,8 @@ def _match_binary(graph: ir.Graph, node: ir.Node) -> Match:
     follower = only_consumer(node.outputs[0])
     if follower is None or activation_of(follower) is None:
         raise Reject("no activation follows")
+    if node.outputs[0].dtype not in (None, ir.DataType.FLOAT):
+        raise Reject(f"{node.outputs[0].dtype} is not float32")
     return Match(node, list(node.inputs), {})  # type: ignore[arg-type]
 
 

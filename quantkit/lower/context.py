@@ -70,7 +70,7 @@ class Lowering:
         if value not in self.views and array is not None:
             self.constants.append(np.ascontiguousarray(array))
             buffer = Buffer(array.size, external=len(self.constants) - 1)
-            self.views[value] = View(buffer, array.shape, row_major(array.shape))
+            self.set(value, View(buffer, array.shape, row_major(array.shape)))
             self.constant_buffers.append(buffer)
         return self.views[value]
 

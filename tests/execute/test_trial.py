@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import quantkit
 from quantkit import pipeline
@@ -170,6 +170,19 @@ def test_ranges_that_clip_what_is_rare_are_taken_where_nothing_need_be_given_up_
     distances = iter([9.0, 17.0 if reached else 15.0])
     search._take_clipped_ranges([n.name or "" for n in search.selection.forms], lambda m: (next(distances), 0.0), 16.0)
     assert (search.ranges["x"].high < 399.0) == reached
+
+
+def test_the_search_for_ranges_that_clip_leaves_constants_as_they_are():
+    net = small_net(2)
+    net.graph.node.append(helper.make_node("Concat", ["token", net.graph.output[0].name], ["joined"], axis=1))
+    net.graph.initializer.append(numpy_helper.from_array(np.full((1, 1, 24, 24), 2.0, np.float32), "token"))
+    net.graph.output[0].CopyFrom(helper.make_tensor_value_info("joined", TensorProto.FLOAT, None))
+    fused, _ = pipeline.fused_model(net)
+    search = trial._Search(fused, select(fused), [sample()], FAST, 1, None)
+    search._observe()
+    before = search.ranges["token"]
+    search._take_clipped_ranges([n.name or "" for n in search.selection.forms], lambda m: (99.0, 0.0), 16.0)
+    assert search.ranges["token"] == before
 
 
 def test_the_ranges_stay_where_clipped_ones_cannot_be_tried():

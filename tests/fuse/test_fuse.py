@@ -102,6 +102,13 @@ def test_a_computed_weight_is_refused_with_its_reason():
     assert any(d.action == "refused" and "'k' is not constant" in d.detail for d in decisions)
 
 
+def test_arithmetic_on_whole_numbers_is_not_fused_with_the_clip_behind_it():
+    bounds = {"low": np.array(0, np.int64), "high": np.array(7, np.int64)}
+    proto = model("s = Sub(x, k) y = Clip(s, low, high)", bounds, inputs="int64[N,4] x, int64[N,4] k",
+                  outputs="int64[N,4] y")  # fmt: skip
+    assert op_types(fused(proto)) == ["Sub", "Clip"]
+
+
 def test_fusing_twice_changes_nothing():
     result = fused(built(*CASES["residual and relu"][:2]))
     before = op_types(result)

@@ -1,5 +1,7 @@
 """Plans of regions: what costs no copy, what shares memory, where regions end."""
 
+import numpy as np
+
 from quantkit.execute.session import Session
 from quantkit.lower.regions import partition
 from tests.graphs import CONV, image, model, quantized
@@ -26,10 +28,20 @@ def test_concat_of_convolutions_is_written_in_place():
     assert kinds(plan)[:4] == ["QK_QUANTIZE", "QK_CONV", "QK_CONV", "QK_CONV"]
 
 
+def test_a_constant_class_token_in_front_of_the_patches_is_part_of_the_region():
+    weights = {"w": (6, 3, 4, 4), "flat": np.array([0, 6, -1], np.int64), "token": np.ones((1, 1, 6), np.float32),
+               "v": (6, 8)}  # fmt: skip
+    patches = "Conv<kernel_shape = [4, 4], strides = [4, 4]>(x, w)"
+    body = (f"c = {patches} r = Reshape(c, flat) t = Transpose<perm=[0,2,1]>(r) k = Concat<axis=1>(token, t) "
+            "y = MatMul(k, v)")  # fmt: skip
+    calibrated = quantized(model(body, weights, outputs="float[1,5,8] y"), image(1, 3, 8, 8), method="minmax")
+    (step,) = partition(calibrated.graph)
+    assert "QConcat" in "".join(node.op_type for node in step.nodes)
+    assert plan_of(calibrated, image(1, 3, 8, 8)).ops
+
+
 def test_channel_shuffle_is_one_copy_and_split_is_none():
     weights = {"w": (8, 3, 3, 3), "t": (4, 4, 1, 1), "s5": [0, 2, 4, 8, 8], "s4": [0, 8, 8, 8]}
-    import numpy as np
-
     weights |= {key: np.array(weights[key], np.int64) for key in ("s5", "s4")}
     body = (f"c = Conv<{CONV}>(x, w) a = Reshape(c, s5) b = Transpose<perm=[0,2,1,3,4]>(a) e = Reshape(b, s4) "
             f"f, g = Split<axis=1>(e) h = Conv<{POINT}>(f, t) y = Add(g, h)")  # fmt: skip
