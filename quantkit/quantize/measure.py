@@ -47,7 +47,7 @@ class Fidelity:
         for (feeds, valid), wanted in zip(self._samples, self._wanted, strict=True):
             got = {name: self._thinned(values) for name, values in run(feeds).items()}
             floats = [n for n, y in wanted.items() if y.dtype.kind == "f" and n in got and got[n].shape == y.shape]
-            yield {name: wanted[name][:valid] for name in floats}, {name: got[name][:valid] for name in floats}
+            yield tuple({name: _rows(values[name], valid) for name in floats} for values in (wanted, got))
 
     def sqnr(self, model: ir.Model, open_int8: OpenInt8) -> float:
         """How near an INT8 model is, in dB, to choose between models by: see sqnr_of."""
@@ -134,6 +134,11 @@ class Fidelity:
         if self._labels is None or self._labels.size != int8.size:
             return None
         return 100.0 * float((fp32 == self._labels).mean() - (int8 == self._labels).mean())
+
+
+def _rows(output: np.ndarray, valid: int) -> np.ndarray:
+    """The first rows of an output; one number without axes, as a Squeeze leaves of a batch of one, is whole."""
+    return output[:valid] if output.ndim else output
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -125,6 +125,16 @@ def test_probabilities_are_compared_by_what_their_softmax_reads():
     assert found == pytest.approx(wanted, abs=1e-3)
 
 
+def test_one_number_without_axes_is_compared_as_it_is():
+    """What a Squeeze of all axes leaves of a batch of one."""
+    proto = model("g = Gemm<transB=1>(x,w) y = Squeeze(g)", {"w": (1, 6)}, inputs="float[N,6] x", outputs="float y")
+    x = np.ones((1, 6), np.float32)
+    judge = Fidelity(expand(fused(proto)), [({"x": x}, 1)], 1)
+    y = run_onnxruntime(proto, {"x": x})[0]
+    assert y.shape == ()
+    assert judge.sqnr_of(lambda feeds: {"y": np.float32(1.1) * y}) == pytest.approx(20.0, abs=1e-3)
+
+
 def test_classes_that_are_masked_have_no_error():
     proto = model("g = Gemm<transB=1>(x,w) l = Add(g,mask) y = Softmax(l)",
                   {"w": (3, 6), "mask": np.array([0, -np.inf, 0], np.float32)}, inputs="float[N,6] x",
