@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import onnx_ir as ir
 from quantkit.execute.binding import NativeStatistics
 from quantkit.execute.gain import fastest_part
 from quantkit.execute.intermediate import with_outputs
+from quantkit.execute.packing import keeping_packed
 from quantkit.execute.repair import FINE, POOR, Judge, judge, repair
 from quantkit.execute.session import Session
 from quantkit.execute.verify import distances, is_short, misfit, too_far
@@ -30,6 +32,7 @@ from quantkit.observe import Batch, FloatRunner, load_preprocess, observe, range
 from quantkit.observe.calibrate import holds_nan
 from quantkit.observe.channels import channel_sums
 from quantkit.observe.histogram import TensorStatistics
+from quantkit.observe.parted import exposing
 from quantkit.observe.peek import peek
 from quantkit.observe.streamed import free_models
 from quantkit.quantize.apply import apply
@@ -167,15 +170,21 @@ class _Search:
             if problems:
                 result.keep[node.name or ""] = problems[0]
         left = [name for name in names if name not in result.keep]
-        reason = self._problem(left)
-        if reason:
-            left = self._accept(left, [], reason)
-        for name, step in (("search for what spoils outputs", self._repair), ("timing", self._choose)):
-            try:
-                left = step(left) if left else left
-            except Exception as error:  # what runs is known by now; only its improvement failed
-                result.undone[name] = _in_words(error)
+        with keeping_packed():
+            reason = self._problem(left)
+            if reason:
+                left = self._accept(left, [], reason)
+            left = self._improved("search for what spoils outputs", self._repair, left)
+        self._improved("timing", self._choose, left)  # weights packed anew: where they lie changes what is measured
         return result
+
+    def _improved(self, name: str, step: Callable[[list[str]], list[str]], left: list[str]) -> list[str]:
+        """What is left after a step; all where it fails, as what runs is known by then."""
+        try:
+            return step(left) if left else left
+        except Exception as error:  # only the improvement failed
+            self.result.undone[name] = _in_words(error)
+            return left
 
     def _repair(self, left: list[str]) -> list[str]:
         """Without what spoils the outputs."""
@@ -244,14 +253,18 @@ class _Search:
         computed = [n for n in self.selection.tensors if n not in inputs and n not in constants]
         names = list(dict.fromkeys([*self.judged, *computed]))
         means = weighted_inputs(self.selection)
-        runner = FloatRunner(expand(self.fused), self.threads, expose=names, spin=False)
+        runner = exposing(expand(self.fused), names, self.result.samples[0], self.threads)
         for feeds in self.result.samples:
-            values = dict(zip(names, runner.run(feeds, names), strict=True))
-            for name in self.selection.tensors:
-                self._note_range(name, feeds.get(name, values.get(name, constants.get(name))))
-            for name, axis in means.items():
-                self._note_channels(name, axis, feeds.get(name, values.get(name)))
-            wanted = {name: thinned(values[name]) for name in self.judged}
+            wanted: dict[str, np.ndarray] = {}
+            given: dict[str, Any] = {**constants, **feeds}
+            for values in chain([given], runner.passes(feeds, names)):
+                for name in self.selection.tensors:
+                    if name in values:
+                        self._note_range(name, values[name])
+                for name in means.keys() & values.keys():
+                    self._note_channels(name, means[name], values[name])
+                wanted |= {name: thinned(values[name]) for name in self.judged if name in values}
+            wanted = {name: wanted[name] for name in self.judged}  # in the order of the graph
             self.has_nan |= holds_nan(wanted.values())
             self.result.reference.append(wanted)
 

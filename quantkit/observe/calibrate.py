@@ -16,6 +16,7 @@ from quantkit.errors import CalibrationError, NotFiniteError
 from quantkit.observe.batches import Batch, common_rows
 from quantkit.observe.channels import ChannelSums, channel_sums
 from quantkit.observe.histogram import NumpyBackend, StatisticsBackend, TensorStatistics
+from quantkit.observe.parted import PartedRunner, exposing
 from quantkit.observe.runner import FloatRunner
 
 HISTOGRAM_VALUES = 16384
@@ -85,7 +86,9 @@ class _Observer:
         self.channels: dict[str, ChannelSums] = {}
         self.outputs = [name for name in wanted if name not in inputs]
         self.results = _graph_outputs(model)
-        self.runner = FloatRunner(model, threads, expose=self.outputs, spin=False)
+        self.model, self.threads = model, threads
+        self._runner: FloatRunner | PartedRunner | None = None
+        self._opening = threading.Lock()
         self.backend = backend
         self.own = threading.local()
         self.parts: list[dict[str, TensorStatistics]] = []
@@ -101,19 +104,39 @@ class _Observer:
         if not hasattr(self.own, "statistics"):
             self.own.statistics = {name: TensorStatistics() for name in self.wanted}
             self.parts.append(self.own.statistics)
-        made = self.runner.run(batch.feeds, self.outputs) if self.outputs else []
-        self.largest = sum(array.nbytes for array in made)
-        values = dict(zip(self.outputs, made, strict=True))
-        values.update((name, batch.feeds[name]) for name in self.wanted if name not in values)
-        bad, sums = _add(self.own.statistics, values, batch, self.backend, self.axes)
+        bad: dict[str, tuple[int, str]] = {}
+        sums: dict[str, ChannelSums] = {}
+        largest = 0
+        for values in self._passes(batch):
+            largest = max(largest, sum(array.nbytes for array in values.values()))
+            spoilt, found = _add(self.own.statistics, values, batch, self.backend, self.axes)
+            sums |= found
+            bad |= {name: (count, _culprit(_valid_rows(values[name], batch), batch)) for name, count in spoilt.items()}
+        self.largest = largest
         if bad:
-            message = _not_finite(bad, values, batch)
-            raise CalibrationError(message) if self._spoils(batch) else NotFiniteError(message, bad)
+            bad = {name: bad[name] for name in (*self.outputs, *self.wanted) if name in bad}
+            message = _not_finite(bad)
+            counts = {name: count for name, (count, _) in bad.items()}
+            raise CalibrationError(message) if self._spoils(batch) else NotFiniteError(message, counts)
         return _Seen(batch, sums)
+
+    def _passes(self, batch: Batch) -> Iterator[Mapping[str, np.ndarray]]:
+        """What the model makes of a batch, then what it is fed with, of the tensors that are observed."""
+        if self.outputs:
+            yield from self.runner(batch).passes(batch.feeds, self.outputs)
+        given = set(self.outputs)
+        yield {name: batch.feeds[name] for name in self.wanted if name not in given}
+
+    def runner(self, batch: Batch) -> FloatRunner | PartedRunner:
+        """The float model, opened for the sizes of the first batch."""
+        with self._opening:
+            if self._runner is None:
+                self._runner = exposing(self.model, self.outputs, batch.feeds, self.threads)
+            return self._runner
 
     def _spoils(self, batch: Batch) -> bool:
         """Whether the outputs of the model for a batch hold NaN, or what it is fed does."""
-        return holds_nan([*self.runner.run(batch.feeds, self.results), *batch.feeds.values()])
+        return holds_nan([*self.runner(batch).run(batch.feeds, self.results), *batch.feeds.values()])
 
     def collect(self, seen: _Seen) -> None:
         """Adds the channel sums of a batch; called in the order of the data."""
@@ -204,12 +227,15 @@ def _valid_rows(value: np.ndarray, batch: Batch) -> np.ndarray:
     return value[: batch.valid] if padded else value
 
 
-def _not_finite(bad: Mapping[str, int], values: Mapping[str, np.ndarray], batch: Batch) -> str:
-    """Names the first tensor in the order given, which is where the trouble starts when that is the graph's order."""
-    name = next(name for name in values if name in bad)
-    sample = _culprit(_valid_rows(values[name], batch), batch)
+def _not_finite(bad: Mapping[str, tuple[int, str]]) -> str:
+    """Names the first tensor in the order given, which is where the trouble starts when that is the graph's order.
+
+    bad: tensor -> (values that are not finite, the sample).
+    """
+    name = next(iter(bad))
+    count, sample = bad[name]
     return (
-        f"{name}: {bad[name]} values are NaN or infinite for sample {sample}; "
+        f"{name}: {count} values are NaN or infinite for sample {sample}; "
         "check the model and --preprocess, or leave the sample out"
     )
 

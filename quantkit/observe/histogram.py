@@ -15,6 +15,7 @@ import numpy as np
 
 from quantkit.errors import CalibrationError
 from quantkit.observe.channels import ChannelSums
+from quantkit.types import Range
 
 BINS = 2048
 SMALLEST_EXPONENT = -120
@@ -69,6 +70,7 @@ class TensorStatistics:
     samples: how many samples are in low_sum and high_sum, the sums of their minima and maxima in units of 2^-149, the
     smallest float32: whole numbers, so that the sums are exact and their order does not matter.
     channels: sums by channel of the values in the histogram, where they were asked for; `observe` sets them.
+    ranges: what quantkit.observe.ranges made of it; forgotten when more is seen.
     """
 
     low: float = math.inf
@@ -81,6 +83,7 @@ class TensorStatistics:
     low_sum: int = 0
     high_sum: int = 0
     channels: ChannelSums | None = None
+    ranges: dict[tuple[Any, ...], Range] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def mean_low(self) -> float:
@@ -118,6 +121,7 @@ class TensorStatistics:
         flat = x.reshape(-1)
         if flat.size == 0:
             return 0
+        self.ranges.clear()
         lows, highs, not_finite = zip(*(backend.min_max(row) for row in flat.reshape(samples, -1)), strict=True)
         if any(not_finite):
             return sum(not_finite)
@@ -132,6 +136,7 @@ class TensorStatistics:
 
     def merge(self, other: TensorStatistics) -> None:
         """Adds what another one has seen; the order of merges does not matter (to channel sums, by a rounding)."""
+        self.ranges.clear()
         if other.channels is not None:
             if self.channels is None:
                 self.channels = ChannelSums(other.channels.axis, other.channels.sums, other.channels.counts)

@@ -31,7 +31,11 @@ def range_for(stats: TensorStatistics, method: str, config: QuantConfig | None =
         raise CalibrationError("no value was observed; give at least one sample")
     if method not in _METHODS:
         raise UsageError(f"method {method!r} is unknown; choose one of {', '.join(_METHODS)}")
-    return _METHODS[method](stats, config or QuantConfig())
+    config = config or QuantConfig()
+    key = method, config.percentile, stats.count, stats.samples, stats.low_sum, stats.high_sum
+    if key not in stats.ranges:
+        stats.ranges[key] = _METHODS[method](stats, config)
+    return stats.ranges[key]
 
 
 def minmax_range(stats: TensorStatistics, config: QuantConfig) -> Range:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,12 @@ import numpy as np
 from quantkit.errors import CalibrationError, DataError, ModelError
 from quantkit.load.parts import copied
 from quantkit.load.specs import TensorSpec
-from quantkit.observe.streamed import StreamedSession, weight_bytes
+from quantkit.observe.streamed import STREAM_BYTES, StreamedSession, weight_bytes
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-STREAM_BYTES = 1 << 30
-"""Weights above which a model in memory is run part by part, in bounded memory."""
 INLINE_BYTES = 1_900_000_000
 """Models up to this size go to onnxruntime in memory, larger ones through a folder: protobuf ends at 2 GiB."""
 LENT_BYTES = 1 << 20
@@ -43,6 +41,7 @@ class FloatRunner:
     onnxruntime does by itself, spinning on between runs.
     literal: nodes between DequantizeLinear and QuantizeLinear run in float32 as written; else onnxruntime makes integer
     kernels of them and rounds float weights for that, with one scale for all channels.
+    arena: onnxruntime keeps the memory of a run for the next one.
     Raises ModelError when onnxruntime refuses the model, CalibrationError for a tensor that is not in it.
     """
 
@@ -54,11 +53,13 @@ class FloatRunner:
         expose: Sequence[str] = (),
         spin: bool | None = True,
         literal: bool = False,
+        arena: bool = True,
     ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
         if threads is not None:
             options.intra_op_num_threads = threads
         if spin is not None:
@@ -95,6 +96,10 @@ class FloatRunner:
             return self._session.run(None if names is None else list(names), dict(feeds))
         except Exception as error:
             raise DataError(f"onnxruntime cannot run the model on {described(feeds)}: {_first_line(error)}") from error
+
+    def passes(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """The tensors `names` for the feeds, all at once: see quantkit.observe.parted."""
+        yield dict(zip(names, self.run(feeds, names), strict=True)) if names else {}
 
 
 def described(feeds: Mapping[str, np.ndarray]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from quantkit.load.constants import release
 from quantkit.load.parts import captured, submodel
 from quantkit.load.specs import TensorSpec, input_specs, spec_of
 
+STREAM_BYTES = 1 << 30
+"""Weights above which a model in memory is run part by part, in bounded memory."""
 PART_BYTES = 256 << 20
 """Weights of one part; a larger weight is a part of its own."""
 FREED_BYTES = 128 << 20
@@ -53,6 +55,31 @@ class _Part:
     last: list[str]
 
 
+@dataclass(frozen=True)
+class Link:
+    """Consecutive nodes of a graph run as one part. inputs, outputs: values that cross its border. later: names of what
+    the parts behind it read."""
+
+    nodes: list[ir.Node]
+    inputs: list[ir.Value]
+    outputs: list[ir.Value]
+    later: frozenset[str]
+
+
+def links(groups: Sequence[list[ir.Node]], wanted: Collection[str]) -> list[Link]:
+    """The parts that groups of nodes, in graph order, become. wanted: names of values that are outputs in any case."""
+    reads = [dict.fromkeys(v for node in group for v in (*node.inputs, *captured(node)) if v is not None)
+             for group in groups]  # fmt: skip
+    found = []
+    for index, group in enumerate(groups):
+        inside = dict.fromkeys(out for node in group for out in node.outputs)
+        later = {v for others in reads[index + 1 :] for v in others}
+        inputs = [v for v in reads[index] if v not in inside and v.const_value is None]
+        outputs = [v for v in inside if v in later or v.name in wanted]
+        found.append(Link(group, inputs, outputs, frozenset(v.name or "" for v in later)))
+    return found
+
+
 class StreamedSession:
     """Runs a model like onnxruntime.InferenceSession; `expose` adds tensors of the graph to the outputs.
 
@@ -72,22 +99,16 @@ class StreamedSession:
     def _cut(self, model: ir.Model, options: Any, wanted: set[str]) -> list[_Part]:
         import onnxruntime
 
-        groups = _groups(model.graph)
-        reads = [dict.fromkeys(v for node in group for v in (*node.inputs, *captured(node)) if v is not None)
-                 for group in groups]  # fmt: skip
         parts = []
-        for index, group in enumerate(groups):
-            inside = {out for node in group for out in node.outputs}
-            later = {v for others in reads[index + 1 :] for v in others}
-            inputs = [v for v in reads[index] if v not in inside and v.const_value is None]
-            outputs = [v for v in inside if v in later or v.name in wanted]
-            part = submodel(model, group, inputs, outputs)
+        for link in links(_groups(model.graph), wanted):
+            part = submodel(model, link.nodes, link.inputs, link.outputs)
             weights = _weights_as_inputs(part.graph)
             session = onnxruntime.InferenceSession(
                 ir.to_proto(part).SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-            done = [v.name or "" for v in inputs if v not in later and v.name not in wanted]
-            parts.append(_Part(session, [v.name or "" for v in inputs], [v.name or "" for v in outputs], weights, done))
+            inputs, outputs = ([v.name or "" for v in values] for values in (link.inputs, link.outputs))
+            done = [name for name in inputs if name not in link.later and name not in wanted]
+            parts.append(_Part(session, inputs, outputs, weights, done))
         return parts
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:

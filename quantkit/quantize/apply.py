@@ -30,6 +30,15 @@ def _same(a: QuantParams, b: QuantParams) -> bool:
     return a.zero_point == b.zero_point and abs(a.scale - b.scale) <= 1e-6 * a.scale
 
 
+def _attribute(name: str, value: object) -> ir.Attr:
+    """As `ir.node` makes it; whole numbers and lists of them without its look at every protocol, a tenth of a trial."""
+    if type(value) is int:
+        return ir.AttrInt64(name, value)
+    if isinstance(value, list | tuple) and value and all(type(item) is int for item in value):
+        return ir.AttrInt64s(name, list(value))
+    return ir.convenience.convert_attribute(name, value)  # type: ignore[arg-type]
+
+
 class _Writer:
     def __init__(self, model: ir.Model, selection: Selection, params: Mapping[str, QuantParams]) -> None:
         self.graph = model.graph
@@ -116,8 +125,9 @@ class _Writer:
         if not to_float:
             inputs += self.pair(out_name)
         known = body_attributes(name, self.opset)
-        attributes = {key: value for key, value in form.attributes.items() if key in known}
-        new = ir.node(name.op_type, inputs, attributes, domain=DOMAIN, num_outputs=len(node.outputs), name=node.name)
+        attributes = [_attribute(key, value) for key, value in form.attributes.items()
+                      if key in known and value is not None]  # fmt: skip
+        new = ir.Node(DOMAIN, name.op_type, inputs, attributes, num_outputs=len(node.outputs), name=node.name)
         self.graph.insert_before(node, new)
         for old, out in zip(node.outputs, new.outputs, strict=True):
             if to_float:

@@ -23,15 +23,25 @@ def without_mean_error(layer: Layer, weights: QuantizedWeights, means: np.ndarra
     padding in E x. Nagel et al., "Data-free quantization through weight equalization and bias correction" (ICCV 2019).
     """
     rows = np.moveaxis(weights.values, layer.axis, 0).reshape(layer.channels, -1)
-    scale = weights.scale.astype(np.float64)
-    expected, shift = _expected_row(layer, means, spatial), np.empty(layer.channels)
+    bias = shifted_bias(layer, weights.scale, mean_error(layer, weights, expected_row(layer, means, spatial)), x_scale)
+    return finish_weights(rows, weights.scale, layer.shape, bias, x_scale, axis=layer.axis, name=layer.name)
+
+
+def mean_error(layer: Layer, weights: QuantizedWeights, expected: np.ndarray) -> np.ndarray:
+    """(W - s_w W_q) E x, float64 [C]. expected: E x, float64 [groups, K]."""
+    rows = np.moveaxis(weights.values, layer.axis, 0).reshape(layer.channels, -1)
+    scale, shift = weights.scale.astype(np.float64), np.empty(layer.channels)
     for place, exact in layer.row_blocks():
         rest = exact - rows[place] * scale[place, None]
         shift[place] = np.einsum("gck,gk->gc", rest.reshape(layer.groups, -1, layer.columns), expected).reshape(-1)
+    return shift
+
+
+def shifted_bias(layer: Layer, scale: np.ndarray, shift: np.ndarray, x_scale: float) -> np.ndarray:
+    """b + shift, float64 [C]; b alone where that would leave the range of the int32 bias."""
     bias = layer.bias + shift
-    fits = np.abs(bias) < (BIAS_LIMIT - 1) * x_scale * scale
-    return finish_weights(rows, weights.scale, layer.shape, np.where(fits, bias, layer.bias), x_scale,
-                          axis=layer.axis, name=layer.name)  # fmt: skip
+    fits = np.abs(bias) < (BIAS_LIMIT - 1) * x_scale * scale.astype(np.float64)
+    return np.where(fits, bias, layer.bias)
 
 
 def spatial_size(value: ir.Value, layer: Layer) -> tuple[int, ...] | None:
@@ -42,7 +52,7 @@ def spatial_size(value: ir.Value, layer: Layer) -> tuple[int, ...] | None:
     ) else None  # fmt: skip
 
 
-def _expected_row(layer: Layer, means: np.ndarray, spatial: tuple[int, ...] | None) -> np.ndarray:
+def expected_row(layer: Layer, means: np.ndarray, spatial: tuple[int, ...] | None) -> np.ndarray:
     """E x of a row of the regression, float64 [groups, K]: channel means times the share of positions with data."""
     if not layer.is_convolution:
         return means.reshape(1, -1)

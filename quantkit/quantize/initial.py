@@ -9,9 +9,10 @@ import onnx_ir as ir
 from quantkit.fuse.graph import constant
 from quantkit.load.constants import release
 from quantkit.observe import TensorStatistics, range_for
-from quantkit.quantize.bias import channel_axis, spatial_size, without_mean_error
+from quantkit.quantize.bias import channel_axis, expected_row, shifted_bias, spatial_size
 from quantkit.quantize.layers import Layer, layer_of
-from quantkit.quantize.qparams import QuantizedWeights, quantize_weights
+from quantkit.quantize.qparams import QuantizedWeights
+from quantkit.quantize.rounded import SHARED_BYTES, rounded_weights
 from quantkit.quantize.select import Selection
 from quantkit.types import QuantConfig, QuantParams, Range
 
@@ -69,26 +70,28 @@ def all_weights(
 
     Where statistics hold the channel means of the input, biases make up for what the rounding of weights shifts.
     """
+    weighted = [(node, form) for node, form in selection.forms.items() if form.name.is_weighted]
+    tensors = [node.inputs[1].const_value for node, _ in weighted]  # type: ignore[union-attr]
+    shared = sum(tensor.nbytes for tensor in tensors if tensor is not None) <= SHARED_BYTES
     found = {}
-    for node, form in selection.forms.items():
-        if not form.name.is_weighted:
-            continue
-        weights, bias = constant(node.inputs[1]), constant(node.inputs[2])
-        assert weights is not None
+    for (node, form), tensor in zip(weighted, tensors, strict=True):
+        bias = constant(node.inputs[2])
+        assert tensor is not None
         assert bias is not None
         source = form.data[0]
         x_scale = params[selection.group_of[source.name or ""]].scale
         axis = 1 if form.name.base == "MatMul" else 0
-        made = quantize_weights(weights, bias, x_scale, axis=axis, per_channel=config.per_channel, name=node.name or "")
+        rounded = rounded_weights(tensor, bias, x_scale, axis=axis, per_channel=config.per_channel, shared=shared)
+        made = rounded.with_bias(bias, x_scale, name=node.name or "")
         known = None if statistics is None else statistics.get(source.name or "")
         if known is not None and known.channels is not None:
             layer = layer_of(node, form)
-            means = known.channels.means
-            made = without_mean_error(layer, made, means, spatial_size(source, layer), x_scale)
+            shift = rounded.mean_error(layer, expected_row(layer, known.channels.means, spatial_size(source, layer)))
+            bias = shifted_bias(layer, rounded.scale, shift, x_scale)
+            made = rounded.with_bias(bias, x_scale, name=layer.name)
             del layer
         found[node] = made
-        del weights
-        release(node.inputs[1].const_value)  # type: ignore[union-attr]
+        release(tensor)
     return found
 
 

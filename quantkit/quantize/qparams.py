@@ -81,34 +81,63 @@ def quantize_weights(weights: np.ndarray, bias: np.ndarray, x_scale: float, *, a
     w_q = clip(rne(w / s_w), -127, 127), b_q = rne(b / (x_scale s_w)) in float64.
     Raises ModelError where an accumulator could leave int32: |b_q| + 255 * sum|w_q| >= 2^31.
     """
+    scale = scale_for_bias(base_scales(weights, axis=axis, per_channel=per_channel), bias, x_scale)
+    q = rounded_rows(weights, scale, axis=axis)
+    return finish_weights(q, scale, weights.shape, bias, x_scale, axis=axis, name=name)
+
+
+def base_scales(weights: np.ndarray, *, axis: int, per_channel: bool = True) -> np.ndarray:
+    """`weight_scales` of the weights as they lie, float32 [C], some channels at a time."""
+    peak = [_peaks(channel_rows(weights[place], axis)) for _, place in _blocks(weights, axis)]
+    return scales_of_peaks(np.concatenate([np.zeros(0), *peak]), per_channel=per_channel)
+
+
+def rounded_rows(weights: np.ndarray, scale: np.ndarray, *, axis: int) -> np.ndarray:
+    """clip(rne(w / s_w), -127, 127) as s8 [C, K], one row an output channel."""
+    channels = weights.shape[axis]
+    q = np.empty((channels, weights.size // max(channels, 1)), np.int8)
+    for start, place in _blocks(weights, axis):
+        rows = channel_rows(weights[place], axis)
+        rounded = np.rint(rows / scale[start : start + len(rows), None].astype(np.float64))
+        q[start : start + len(rows)] = np.clip(rounded, -WEIGHT_MAX, WEIGHT_MAX)
+    return q
+
+
+def _blocks(weights: np.ndarray, axis: int) -> list[tuple[int, tuple[slice, ...]]]:
+    """(first channel, index) of parts of about BLOCK_VALUES weights."""
     channels = weights.shape[axis]
     step = max(1, BLOCK_VALUES * channels // max(weights.size, 1))
-    blocks = [(start, (*[slice(None)] * axis, slice(start, start + step))) for start in range(0, channels, step)]
-    peak = [_peaks(channel_rows(weights[place], axis)) for _, place in blocks]
-    scale = scale_for_bias(
-        scales_of_peaks(np.concatenate([np.zeros(0), *peak]), per_channel=per_channel), bias, x_scale
-    )
-    q = np.empty((channels, weights.size // max(channels, 1)), np.int8)
-    for start, place in blocks:
-        rows = channel_rows(weights[place], axis)
-        rounded = np.rint(rows / scale[start : start + step, None].astype(np.float64))
-        q[start : start + step] = np.clip(rounded, -WEIGHT_MAX, WEIGHT_MAX)
-    return finish_weights(q, scale, weights.shape, bias, x_scale, axis=axis, name=name)
+    return [(start, (*[slice(None)] * axis, slice(start, start + step))) for start in range(0, channels, step)]
 
 
 def finish_weights(q: np.ndarray, scale: np.ndarray, shape: tuple[int, ...], bias: np.ndarray, x_scale: float, *,
                    axis: int, name: str) -> QuantizedWeights:  # fmt: skip
     """Weights already rounded to s8 rows [C, K], put back into `shape`, with the int32 bias that belongs to them."""
+    return with_bias(in_shape(q, shape, axis), scale, magnitudes(q), bias, x_scale, name=name)
+
+
+def magnitudes(q: np.ndarray) -> np.ndarray:
+    """int64 [C]: sum |w_q| of each row of s8 [C, K]."""
+    return np.abs(q, dtype=np.int16).sum(axis=1, dtype=np.int64)
+
+
+def in_shape(q: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """Rows s8 [C, K] as weights of `shape`, contiguous, output channels on `axis`."""
+    moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+    return np.ascontiguousarray(np.moveaxis(q.reshape(moved), 0, axis))
+
+
+def with_bias(values: np.ndarray, scale: np.ndarray, sums: np.ndarray, bias: np.ndarray, x_scale: float, *,
+              name: str) -> QuantizedWeights:  # fmt: skip
+    """s8 weights with their int32 bias. sums: their `magnitudes`. Raises ModelError as `quantize_weights` does."""
     b_q = np.rint(bias.astype(np.float64) / (x_scale * scale.astype(np.float64)))
-    worst = np.abs(b_q) + QMAX * np.abs(q, dtype=np.int16).sum(axis=1, dtype=np.int64)
+    worst = np.abs(b_q) + QMAX * sums
     if worst.size and worst.max() >= ACC_LIMIT:
         channel = int(worst.argmax())
         raise ModelError(
             f"{name}: channel {channel} could reach {worst.max():.3g} in a 32-bit accumulator "
-            f"({q.shape[1]} products); keep the node in FP32 with --keep-fp32"
+            f"({values.size // scale.size} products); keep the node in FP32 with --keep-fp32"
         )
-    moved = tuple(np.moveaxis(np.empty(shape, np.int8), axis, 0).shape)
-    values = np.ascontiguousarray(np.moveaxis(q.reshape(moved), 0, axis))
     return QuantizedWeights(values, scale, b_q.astype(np.int32))
 
 

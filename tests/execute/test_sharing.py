@@ -53,9 +53,28 @@ def test_layers_are_packed_on_the_threads_of_the_session_where_they_are_worth_it
     np.testing.assert_array_equal(got[0], expected[0])
 
 
+def test_weights_stay_packed_between_sessions_while_that_is_asked_for_up_to_a_bound(calibrated, monkeypatch):
+    monkeypatch.setenv("QUANTKIT_CACHE", "off")
+    gc.collect()
+    x, packs = image(1, 3, 8, 8), []
+    pack = packing.pack
+    monkeypatch.setattr(packing, "pack", lambda isa, spec: packs.append(spec) or pack(isa, spec))
+    with packing.keeping_packed():
+        for _ in range(2):
+            Session(calibrated, threads=1).run(None, {"x": x})
+        assert len(packs) == 4
+        monkeypatch.setattr(packing, "KEPT_BYTES", 1)
+        Session(calibrated, threads=1).run(None, {"x": x})
+        assert packing._STORE._size <= 1
+    gc.collect()
+    assert not packing._STORE._shared
+    Session(calibrated, threads=1).run(None, {"x": x})
+    assert len(packs) == 8
+
+
 def test_sessions_of_one_model_share_their_packed_weights_and_let_go_of_them(calibrated):
     gc.collect()
-    before, x = len(packing._SHARED), image(1, 3, 8, 8)
+    before, x = len(packing._STORE._shared), image(1, 3, 8, 8)
     sessions = [Session(calibrated, threads=t) for t in (1, 2)]
     for session in sessions:
         session.run(None, {"x": x})
@@ -68,7 +87,7 @@ def test_sessions_of_one_model_share_their_packed_weights_and_let_go_of_them(cal
     assert not any(packed_of(other)[name] is first[name] for name in first)
     del sessions, session, first, second, other
     gc.collect()
-    assert len(packing._SHARED) == before
+    assert len(packing._STORE._shared) == before
 
 
 def test_different_weights_or_geometry_are_not_shared(calibrated):
