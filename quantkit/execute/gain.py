@@ -51,13 +51,14 @@ Quantized = Callable[[set[str]], ir.Model]
 class Choice:
     """names: the nodes to quantize. reasons: node -> why another one is not. detail: what was measured, in words.
 
-    unfolded: FP32 it is, and the folded graph is not clearly faster than the user's own.
+    unfolded: FP32 it is, and the folded graph is not clearly faster than the user's own. loses: INT8 is surely slower.
     """
 
     names: frozenset[str]
     reasons: Mapping[str, str]
     detail: str
     unfolded: bool = False
+    loses: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def fastest_part(fused: ir.Model, original: Original | None, quantized: Quantize
             worst = min(worst, on_all, key=lambda r: r.median) if on_all.high < 1.0 else worst
     if worst.pays(share):
         return Choice(part, reasons, detail)
-    return Choice(frozenset(), dict.fromkeys(names, f"nothing to gain from INT8: {detail}"), detail, unfolded)
+    why = dict.fromkeys(names, f"nothing to gain from INT8: {detail}")
+    return Choice(frozenset(), why, detail, unfolded, worst.high < 1.0)
 
 
 def _weight_bytes(model: ir.Model) -> int:

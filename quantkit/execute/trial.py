@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -17,12 +18,12 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.execute.binding import NativeStatistics
-from quantkit.execute.gain import fastest_part
+from quantkit.execute.gain import Choice, fastest_part
 from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.packing import keeping_packed
 from quantkit.execute.repair import FINE, POOR, Judge, judge, repair
 from quantkit.execute.session import Session
-from quantkit.execute.verify import distances, is_short, misfit, too_far
+from quantkit.execute.verify import LEAST_SQNR_DB, distances, is_short, misfit, too_far
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
 from quantkit.fuse.judged import Bounds, bounded_tensors, judged_tensors, thinned
@@ -43,8 +44,13 @@ from quantkit.types import Decision, QuantConfig, Range
 
 TRIALS_MOST = 48
 """Trials of one search; one bad node among 500 is found with about 20."""
-SECONDS_MOST = 200.0
+SECONDS_MOST = 60.0
 """CPU time of one search, all threads; what was not tried by then stays in FP32."""
+DEAR_SECONDS = 0.5
+"""CPU time of a trial from which on a search waits until it is known that INT8 is not slower anyway: a network of 1500
+nodes was searched for 60 s to end in FP32."""
+SURE_DB, SURE_SAMPLES = 6.0, 2
+"""A trial fails where the first samples are so far below what is asked for: the others are not run."""
 KEEP_VARIABLE = "QUANTKIT_KEEP_INT8"
 """Set and not 0, it does for every model what QuantConfig.keep_int8 does for one."""
 CLIPPING = ("mse", "entropy")
@@ -120,8 +126,9 @@ def wreck(model: ir.Model, trial: Trial, threads: int | None = None) -> str:
     return _problem_of(lambda: model, trial, threads)
 
 
-def _problem_of(made: Callable[[], ir.Model], trial: Trial, threads: int | None) -> str:
-    """What is wrong with a model that is made now and run on all samples of the trial; empty if nothing."""
+def _problem_of(made: Callable[[], ir.Model], trial: Trial, threads: int | None, early: int = 0) -> str:
+    """What is wrong with a model that is made now and run on all samples of the trial; empty if nothing. early: samples
+    after which one that is far off is given up."""
     try:
         session = Session(with_outputs(made(), list(trial.reference[0])), threads)
         far = []
@@ -131,6 +138,8 @@ def _problem_of(made: Callable[[], ir.Model], trial: Trial, threads: int | None)
             if problem:
                 return problem
             far.append(distances(wanted, found, trial.bounds))
+            if len(far) == early and too_far(far, LEAST_SQNR_DB - SURE_DB):
+                break
     except Exception as error:  # whatever it is, what raises it must not be quantized, nor such a file be written
         return _in_words(error)
     return too_far(far)
@@ -147,6 +156,7 @@ class _Search:
         self.original = original
         self.judged = judged_tensors(fused.graph)
         self.result = Trial({}, samples, bounds=bounded_tensors(fused.graph, self.judged))
+        self.dear = self.timed = False
         self.trials, self.deadline = 0, time.process_time() + SECONDS_MOST
         self.ranges: dict[str, Range] = {}
         self.extremes: dict[str, list[tuple[float, float]]] = {}
@@ -173,7 +183,7 @@ class _Search:
         with keeping_packed():
             reason = self._problem(left)
             if reason:
-                left = self._accept(left, [], reason)
+                left = self._accept(left, [], reason) if self._may_pay(left) else []
             left = self._improved("search for what spoils outputs", self._repair, left)
         self._improved("timing", self._choose, left)  # weights packed anew: where they lie changes what is measured
         return result
@@ -192,6 +202,8 @@ class _Search:
         first = self.result.reference[0]
         bounded = all(name in self.result.bounds or is_short(first[name]) for name in self.judged)
         near = self._take_nearer_ranges(left, measure)
+        if near < POOR.below and not self._may_pay(left):
+            return []
         if near < (FINE if bounded else POOR).below:
             try:
                 self._take_clipped_ranges(left, measure, FINE.below if bounded else CLIPPED_DB)
@@ -234,16 +246,36 @@ class _Search:
             if self.ranges is not first:
                 self.ranges, self.last = first, None
 
+    def _may_pay(self, left: list[str]) -> bool:
+        """Whether a search is worth it that takes long: not where INT8 is surely slower, which keeps all in FP32. What
+        does not even run is searched."""
+        if not self.dear or self.timed or keeps_int8(self.config):
+            return True
+        self.timed = True
+        with suppress(Exception):
+            choice = self._measured(left)
+            if choice.loses:
+                self._note_choice(choice)
+                return False
+        return True
+
     def _choose(self, left: list[str]) -> list[str]:
         """Without what does not pay."""
         if keeps_int8(self.config):
             return left
+        choice = self._measured(left)
+        self._note_choice(choice)
+        return [name for name in left if name in choice.names]
+
+    def _measured(self, left: list[str]) -> Choice:
+        """The part of `left` that pays, on samples of different shapes."""
         by_shape = {tuple(array.shape for array in feeds.values()): feeds for feeds in reversed(self.result.samples)}
         shapes = list(reversed(by_shape.values()))[:SHAPES_MOST]
-        choice = fastest_part(self.fused, self.original, self._quantized, left, shapes, self.threads)
+        return fastest_part(self.fused, self.original, self._quantized, left, shapes, self.threads)
+
+    def _note_choice(self, choice: Choice) -> None:
         self.result.timing, self.result.unfolded = choice.detail, choice.unfolded
         self.result.keep.update(choice.reasons)
-        return [name for name in left if name in choice.names]
 
     def _observe(self) -> None:
         """Ranges of the selection's tensors over the samples, and what each of these is judged by."""
@@ -294,7 +326,10 @@ class _Search:
     def _problem(self, names: Sequence[str]) -> str:
         """What is wrong with the model in which the nodes `names` are quantized; empty if nothing."""
         self.trials += 1
-        return _problem_of(lambda: self._quantized(set(names)), self.result, self.threads)
+        started = time.process_time()
+        found = _problem_of(lambda: self._quantized(set(names)), self.result, self.threads, SURE_SAMPLES)
+        self.dear |= time.process_time() - started > DEAR_SECONDS
+        return found
 
     def _quantized(self, names: set[str]) -> ir.Model:
         """The model with the nodes `names` quantized; the last one made is kept, since one step often asks for what the

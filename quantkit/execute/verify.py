@@ -82,11 +82,11 @@ def distances(wanted: Mapping[str, Any], got: Mapping[str, Any], bounds: Bounds 
     return found
 
 
-def too_far(samples: Sequence[Mapping[str, float]]) -> str:
-    """What is wrong with `distances` of some samples taken together; empty if all outputs reach LEAST_SQNR_DB."""
+def too_far(samples: Sequence[Mapping[str, float]], least: float = LEAST_SQNR_DB) -> str:
+    """What is wrong with `distances` of some samples taken together; empty if all outputs reach `least` dB."""
     for name in dict.fromkeys(name for sample in samples for name in sample):
         db = mean_db(sample[name] for sample in samples if name in sample)
-        if db < LEAST_SQNR_DB:
+        if db < least:
             return f"output {name!r} is {db:.1f} dB from FP32; at least {LEAST_SQNR_DB:g} are asked for"
     return ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -129,12 +129,13 @@ def partition(graph: ir.Graph) -> list[Step]:
     kinds = {node: CONTROL if has_int8_body(node) else FLOAT if why_not_native(node) else NATIVE for node in graph}
     present = [kind for kind in TURNS if kind != CONTROL or CONTROL in kinds.values()]
     waiting = list(graph)
+    makers = {node: _makers(node) for node in graph}
     done: set[ir.Node] = set()
     steps: list[Step] = []
     for turn in cycle(present):
         taken: list[ir.Node] = []
         for node in waiting:
-            if not (turn == CONTROL and taken) and kinds[node] == turn and _ready(node, done):
+            if not (turn == CONTROL and taken) and kinds[node] == turn and makers[node] <= done:
                 done.add(node)
                 taken.append(node)
         if taken:
@@ -146,10 +147,10 @@ def partition(graph: ir.Graph) -> list[Step]:
     return steps
 
 
-def _ready(node: ir.Node, done: Collection[ir.Node]) -> bool:
-    """Are all producers of what it reads done? A producer in another graph belongs to a body around this one."""
+def _makers(node: ir.Node) -> set[ir.Node]:
+    """The producers of what a node reads; one in another graph belongs to a body around this one."""
     producers = (v.producer() for v in _reads(node))
-    return all(p is None or p in done or p.graph is not node.graph for p in producers)
+    return {p for p in producers if p is not None and p.graph is node.graph}
 
 
 def _destinations(step: Step) -> dict[ir.Value, tuple[ir.Value, list[ir.Value]]]:

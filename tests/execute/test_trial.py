@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import quantkit
 from quantkit import pipeline
 from quantkit.execute import trial
+from quantkit.execute.gain import Choice
 from quantkit.execute.verify import complaint, sqnr_db
 from quantkit.quantize.select import select
 from quantkit.types import QuantConfig
@@ -36,8 +37,8 @@ def small_net(convs: int = 6) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def sample() -> dict[str, np.ndarray]:
-    return {"x": np.random.default_rng(1).normal(size=(1, 8, 24, 24)).astype(np.float32)}
+def sample(seed: int = 1) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(seed).normal(size=(1, 8, 24, 24)).astype(np.float32)}
 
 
 def test_a_node_whose_lowering_raises_is_found_and_kept_while_the_others_are_quantized(monkeypatch):
@@ -73,6 +74,43 @@ def test_a_node_that_ruins_the_output_is_found_by_its_error(monkeypatch):
     assert len([node for node in result.model.graph if node.domain == "quantkit"]) == 5
 
 
+@pytest.fixture
+def ruined(monkeypatch):
+    """All weights of trials are 127, so that every one is far from FP32."""
+    rounded = trial.all_weights
+
+    def largest(*args):
+        return {node: replace(made, values=np.full_like(made.values, 127)) for node, made in rounded(*args).items()}
+
+    monkeypatch.setattr(trial, "all_weights", largest)
+
+
+def test_a_trial_that_is_far_off_on_two_samples_is_not_run_on_the_others(ruined, monkeypatch):
+    looked, misfit = [], trial.misfit
+    monkeypatch.setattr(trial, "misfit", lambda *args: looked.append(1) or misfit(*args))
+    fused = pipeline.fused_model(small_net(2))[0]
+    found = trial.run_trial(fused, select(fused), [sample(seed) for seed in range(6)], FAST)
+    assert set(found.keep) == {"conv0", "conv1"}
+    assert len(looked) == 3 * trial.SURE_SAMPLES  # both, then each alone
+
+
+@pytest.mark.parametrize("loses", [True, False])
+def test_what_makes_a_dear_model_poor_is_searched_unless_int8_is_surely_slower(ruined, monkeypatch, loses):
+    def measured(fused, original, quantized, names, samples, threads):
+        return Choice(frozenset(), dict.fromkeys(names, "slower"), "0.5 times", loses=loses)
+
+    monkeypatch.setenv(trial.KEEP_VARIABLE, "0")
+    monkeypatch.setattr(trial, "DEAR_SECONDS", 0.0)
+    monkeypatch.setattr(trial, "fastest_part", measured)
+    fused = pipeline.fused_model(small_net(4))[0]
+    found = trial.run_trial(fused, select(fused), [sample()], FAST)
+    assert set(found.keep) == {f"conv{i}" for i in range(4)}
+    assert (set(found.keep.values()) == {"slower"}) == loses
+    assert found.timing == ("0.5 times" if loses else "")
+    kept = trial.run_trial(fused, select(fused), [sample()], replace(FAST, keep_int8=True))
+    assert "slower" not in kept.keep.values()
+
+
 def test_a_model_that_calibration_breaks_comes_out_in_fp32_with_the_reason(monkeypatch):
     from quantkit.quantize import calibration
 
@@ -81,10 +119,7 @@ def test_a_model_that_calibration_breaks_comes_out_in_fp32_with_the_reason(monke
     assert inside_trial is good
 
     def zeros(*args):
-        found = good(*args)
-        for weights in found.values():
-            weights.values[...] = 0
-        return found
+        return {node: replace(made, values=np.zeros_like(made.values)) for node, made in good(*args).items()}
 
     monkeypatch.setattr(calibration, "all_weights", zeros)
     result = pipeline.quantize(small_net(), [sample()], config=FAST)
