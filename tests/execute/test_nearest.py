@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from quantkit import pipeline
@@ -27,7 +28,7 @@ def away(db, samples=2):
     return Distance(mean_db(each), each)
 
 
-def chosen(monkeypatch, db_of, config=FAST, once=False):
+def chosen(monkeypatch, db_of, config=FAST, once=False, trial=NO_TRIAL):
     """(what `nearest` gives, the configurations that were asked for) where a model is its method and db_of its dB."""
     asked = []
 
@@ -38,7 +39,7 @@ def chosen(monkeypatch, db_of, config=FAST, once=False):
         return Calibrated(SimpleNamespace(method=by.method), [])
 
     monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: away(db_of[model.method]))
-    return nearest(calibrate, config, NO_TRIAL, once=once), asked
+    return nearest(calibrate, config, trial, once=once), asked
 
 
 def test_a_model_that_is_near_is_taken_as_it_is(monkeypatch):
@@ -55,6 +56,15 @@ def test_ranges_that_bring_the_outputs_nearer_are_taken_and_the_data_observed_on
     assert [by.method for by, _ in asked] == [None, *METHODS]
     assert {by.effort for by, _ in asked[1:]} == {"fast"}
     assert [list(tables) for _, tables in asked] == [[], ["table_out"], *[["table_in"]] * (len(METHODS) - 1)]
+
+
+@pytest.mark.parametrize(
+    ("effort", "values", "method"), [("balanced", 2, "mse"), ("fast", 2, None), ("balanced", 64, None)]
+)
+def test_what_few_numbers_chose_is_held_against_each_method_however_near_it_looks(monkeypatch, effort, values, method):
+    trial = Trial({}, [], [{"scores": np.zeros((1, values), np.float32)}])
+    scores = {None: 25.0, **dict.fromkeys(METHODS, 26.0), "mse": 25.5 + WORTH_DB}
+    assert chosen(monkeypatch, scores, QuantConfig(effort=effort), trial=trial)[0].done.model.method == method
 
 
 def test_ranges_that_gain_next_to_nothing_are_not_taken(monkeypatch):
