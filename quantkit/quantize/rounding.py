@@ -22,11 +22,20 @@ for the 672 groups of a 5x5 depthwise layer took 0.9 to 4 s instead of 0.1 (two 
 
 def covariance(x: np.ndarray) -> np.ndarray:
     """float32 rows [G, R, K] -> float64 [G, K, K]: E (x - E x)(x - E x)'. Means are the bias's business."""
+    return moments(centred_rows(x))
+
+
+def centred_rows(x: np.ndarray) -> np.ndarray:
+    """float32 rows [G, R, K] less their mean."""
+    return np.asarray(x - x.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32))
+
+
+def moments(x: np.ndarray) -> np.ndarray:
+    """float32 rows [G, R, K] -> float64 [G, K, K]: E x x'."""
     groups, count, k = x.shape
-    centred = x - x.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
     rows = count if groups == 1 else max(1, min(count, SMALL_PRODUCT // (k * k + k)))
     total = np.zeros((groups, k, k))
-    for part in (centred[:, start : start + rows] for start in range(0, count, rows)):
+    for part in (x[:, start : start + rows] for start in range(0, count, rows)):
         total += np.matmul(part.transpose(0, 2, 1), part)
     return total / count
 

@@ -16,12 +16,13 @@ import onnx_ir as ir
 from quantkit.observe import FloatRunner
 from quantkit.quantize.adaround import learnt_round
 from quantkit.quantize.apply import set_weights, sharers
+from quantkit.quantize.chance import chance_shift, sure_covariance
 from quantkit.quantize.frontier import Frontier
 from quantkit.quantize.layers import Layer
 from quantkit.quantize.means import is_mean
 from quantkit.quantize.qparams import QuantizedWeights, finish_weights, scale_for_bias, weight_scales
 from quantkit.quantize.replay import Replay
-from quantkit.quantize.rounding import Factor, covariance, damped, factor, feedback_round
+from quantkit.quantize.rounding import Factor, damped, factor, feedback_round
 from quantkit.quantize.runners import OpenInt8, Run
 from quantkit.quantize.sampling import Targets, chunks, int8_rows, reads_same_rows
 from quantkit.types import BIAS_LIMIT, WEIGHT_MAX, Decision
@@ -61,7 +62,7 @@ def tune_layers(model: ir.Model, expanded: ir.Model, layers: Sequence[Layer], x_
                 inputs = before[1] if before is not None and reads_same_rows(before[0], layer) else None
                 before = None  # first, so that there are never two
                 x, t = int8_rows(layer, int8, replay, targets, None if inputs is None else inputs.x)
-                inputs = inputs or Inputs(x)
+                inputs = inputs or Inputs(x, replay.samples)
                 weights, detail = rounded(layer, inputs, t, x_scales[layer.name], per_channel,
                                           learn=seed if learn else None)  # fmt: skip
                 set_weights(nodes[layer.name], weights, x_scales[layer.name])
@@ -84,20 +85,22 @@ def _float_opener(threads: int | None) -> OpenInt8:
 
 @dataclass(frozen=True)
 class Inputs:
-    """x: float32 [G, R, K], the input rows of one layer or of several."""
+    """x: float32 [G, R, K], the input rows of one layer or of several, in the order of the samples they are from."""
 
     x: np.ndarray
+    samples: int
 
     @cached_property
     def factors(self) -> list[Factor]:
         """Of the moments of x, of each part of at most COLUMNS_MOST columns."""
         parts = (self.x[..., part] for part in _parts(self.x.shape[-1]))
-        return [factor(damped(covariance(part), DAMPING)) for part in parts]
+        return [factor(damped(sure_covariance(part, self.samples), DAMPING)) for part in parts]
 
 
 def rounded(layer: Layer, inputs: Inputs, t: np.ndarray, x_scale: float, per_channel: bool, *,
             learn: int | None = None) -> tuple[QuantizedWeights, str]:  # fmt: skip
-    """The layer's weights rounded with error feedback, and its bias so that the mean of every channel is that of t.
+    """The layer's weights rounded with error feedback, and its bias so that the mean of every channel is that of t, as
+    far as that is not chance.
 
     t: float32 [R, C]. learn: a seed; rounding is also learnt by descent, and taken where it is better than feedback on
     rows that gave neither.
@@ -111,14 +114,15 @@ def rounded(layer: Layer, inputs: Inputs, t: np.ndarray, x_scale: float, per_cha
     w = rows.reshape(*grouped, columns)
     nearest = np.clip(np.rint(w / step[..., None]), -WEIGHT_MAX, WEIGHT_MAX)
     wanted = t.reshape(len(t), *grouped).transpose(1, 0, 2)
-    q = None if learn is None else _learnt(w, x, wanted, step, learn)
+    q = None if learn is None else _learnt(w, inputs, wanted, step, learn)
     how = "" if q is None else ", rounding learnt"
     if q is None:
         q = _with_feedback(w, inputs, step)
+    chance = chance_shift(x, wanted, w, layer.bias.reshape(grouped), inputs.samples)
     biases, errors = [], []
     for candidate in (nearest, q):
         v = candidate * step[..., None]
-        biases.append(_bias(x, wanted, v))
+        biases.append(_bias(x, wanted, v) - chance)
         errors.append(_error(x, wanted, v, biases[-1], layer.bias.reshape(grouped)))
     chosen = int(errors[1][0] <= errors[0][0])
     bias = biases[chosen].reshape(-1)
@@ -135,16 +139,18 @@ def _with_feedback(w: np.ndarray, inputs: Inputs, step: np.ndarray) -> np.ndarra
     return np.concatenate([feedback_round(w[..., part], h, step) for part, h in parts], axis=-1)
 
 
-def _learnt(w: np.ndarray, x: np.ndarray, t: np.ndarray, step: np.ndarray, seed: int) -> np.ndarray | None:
+def _learnt(w: np.ndarray, inputs: Inputs, t: np.ndarray, step: np.ndarray, seed: int) -> np.ndarray | None:
     """Integers learnt on the first rows, or None where feedback from the same rows is as good on the last ones.
 
-    x: float32 [G, R, K], t: float32 [G, R, C], in the order of the samples: the last rows are of other samples.
+    t: float32 [G, R, C], in the order of the samples: the last rows are of other samples.
     """
+    x = inputs.x
     cut = round(FITTED_SHARE * x.shape[1])
     fitted, held = x[:, :cut], x[:, cut:]
     if cut < 1 or held.shape[1] < 1:
         return None
-    candidates = (_with_feedback(w, Inputs(fitted), step), learnt_round(fitted, w, step, np.random.default_rng(seed)))
+    few = Inputs(fitted, max(1, round(FITTED_SHARE * inputs.samples)))
+    candidates = (_with_feedback(w, few, step), learnt_round(fitted, w, step, np.random.default_rng(seed)))
     errors = []
     for q in candidates:
         v = q * step[..., None]

@@ -73,9 +73,9 @@ def test_what_is_worse_on_other_rows_is_refused():
     x = rows(1, 500, 16, 1)
     t = np.matmul(x, w.transpose(0, 2, 1).astype(np.float32))
     backwards = t.copy()
-    feedback = tune._with_feedback(w, tune.Inputs(x[:, :400]), step) * step[..., None]
+    feedback = tune._with_feedback(w, tune.Inputs(x[:, :400], 1), step) * step[..., None]
     backwards[:, 400:] = np.matmul(x[:, 400:], feedback.transpose(0, 2, 1).astype(np.float32))
-    assert tune._learnt(w, x, backwards, step, RNG) is None
+    assert tune._learnt(w, tune.Inputs(x, 1), backwards, step, RNG) is None
 
 
 def test_best_tries_it_last_and_says_so(monkeypatch):

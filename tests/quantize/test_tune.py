@@ -54,13 +54,19 @@ def test_the_same_seed_gives_the_same_file_for_any_number_of_threads():
     assert made[0] == made[1] == made[2]
 
 
-def test_the_mean_of_every_output_is_that_of_fp32():
-    proto = network()
-    tuned, plain = quantized(proto, DATA, effort="balanced"), quantized(proto, DATA, effort="fast")
-    wanted = run_onnxruntime(proto, {"x": DATA})[0].mean(axis=0)
-    shift, before = (np.abs(Session(m).run(None, {"x": DATA})[0].mean(axis=0) - wanted).max() for m in (tuned, plain))
-    assert shift < 1e-4
-    assert before > 5 * shift
+@pytest.mark.parametrize("agree", [True, False], ids=["agree", "differ"])
+def test_the_bias_takes_off_the_mean_errors_on_which_samples_agree_and_leaves_the_others(agree):
+    """16 rows of 8 samples, whose targets are off by 0.5, or by as much either way for every sample of its own."""
+    rng = np.random.default_rng(7)
+    w, x = rng.normal(size=(32, 8)).astype(np.float32), rng.random((1, 128, 8)).astype(np.float32)
+    layer = tune.Layer("fc", "Gemm", lambda: w, np.zeros(32), (32, 8), 0, 1, "x", None, "y", "y", {})
+    signs = np.ones((8, 32)) if agree else rng.choice([-1.0, 1.0], (8, 32))
+    off = np.repeat(0.5 * signs, 16, axis=0).astype(np.float32)
+    made, _ = tune.rounded(layer, tune.Inputs(x, 8), x[0] @ w.T + off, 0.01, True)
+    rows = made.values.astype(np.float64) * made.scale[:, None]
+    error = (x[0] @ (rows - w).T).mean(axis=0) + made.bias * 0.01 * made.scale
+    wanted = 0.5 if agree else 0.0
+    assert np.sqrt(np.square(error - wanted).mean()) < (0.01 if agree else 0.3 * np.abs(off.mean(axis=0)).mean())
 
 
 def test_a_tuned_model_is_valid_and_onnxruntime_agrees_with_the_engine():
@@ -94,7 +100,7 @@ def test_how_the_samples_are_batched_hardly_matters(batch, monkeypatch):
     proto = network()
     config = QuantConfig(method="minmax")
     alone, together = (pipeline.quantize(proto, DATA, config=config, batch_size=size).model for size in (1, batch))
-    assert fidelity(proto, together) == pytest.approx(fidelity(proto, alone), abs=1.0)
+    assert fidelity(proto, together) == pytest.approx(fidelity(proto, alone), abs=1.5)
 
 
 def test_a_static_batch_is_filled_up_and_the_filling_does_not_count():
@@ -159,6 +165,6 @@ def test_a_channel_of_weights_near_zero_whose_mean_is_off_keeps_a_bias_that_32_b
     layer = tune.Layer("fc", "Gemm", lambda: w, np.zeros(4), (4, 8), 0, 1, "x", None, "y", "y", {})
     x = rng.random((1, 64, 8)).astype(np.float32)
     wanted = (x[0] @ w.T + np.float32(0.005)).astype(np.float32)
-    made, _ = tune.rounded(layer, tune.Inputs(x), wanted, 0.01, True)
+    made, _ = tune.rounded(layer, tune.Inputs(x, 1), wanted, 0.01, True)
     assert made.bias[2] == 0
     assert np.allclose(made.bias[[0, 1, 3]] * 0.01 * made.scale[[0, 1, 3]], 0.005, atol=0.02)
