@@ -3,7 +3,7 @@ local functions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -27,18 +27,23 @@ def write_graph(graph: ir.Graph) -> None:
     for node in list(graph):
         name = quantkit_name(node)
         if name is not None and name.level != "float":
-            if name.base == "AveragePool" and name.level == "static":
-                _pad_before(graph, node)
-            write_out(graph, node, name)
+            write_node(graph, node, name)
 
 
-def write_bodies(graph: ir.Graph) -> None:
+def write_bodies(graph: ir.Graph, write: Callable[[ir.Graph], None] = write_graph) -> None:
     """Writes out the quantkit nodes in the bodies of the Ifs and Loops of a graph, and in theirs."""
     for node in graph:
         for body in bodies_of(node).values():
             body.opset_imports.update(graph.opset_imports)
-            write_graph(body)
-            write_bodies(body)
+            write(body)
+            write_bodies(body, write)
+
+
+def write_node(graph: ir.Graph, node: ir.Node, name: OpName) -> None:
+    """The QDQ form of one static node, or the body of a dynamic one, in its place."""
+    if name.base == "AveragePool" and name.level == "static":
+        _pad_before(graph, node)
+    write_out(graph, node, name)
 
 
 def _pad_before(graph: ir.Graph, node: ir.Node) -> None:

@@ -17,7 +17,7 @@ EXTERNAL = "quantkit.report.external"
 """model.meta key: weights of the model that was exported lay in a file of their own."""
 
 
-def export(model: Path | Any, format_: str = "qdq") -> ir.Model:
+def export(model: Path | Any, format_: str = "qdq", exact: bool = False) -> ir.Model:
     """A converted or calibrated model in standard operators, for runtimes that know no local functions.
 
     format_: "qdq" (DequantizeLinear -> op -> QuantizeLinear, ai.onnx only) or "qoperator" (QLinearConv and its like,
@@ -28,6 +28,7 @@ def export(model: Path | Any, format_: str = "qdq") -> ir.Model:
     """
     import onnx_ir as ir
 
+    from quantkit.foreign.exact import write_exact
     from quantkit.foreign.qdq import write_qdq
     from quantkit.foreign.qoperator import write_qoperators
     from quantkit.load import infer_shapes
@@ -42,7 +43,7 @@ def export(model: Path | Any, format_: str = "qdq") -> ir.Model:
         raise ModelError(f"{label} is {kind}, not a model of quantkit; run `quantkit quantize` on it first")
     weights = [value.const_value for value in loaded.graph.initializers.values()]
     loaded.meta[EXTERNAL] = any(isinstance(weight, ir.ExternalTensor) for weight in weights)
-    {"qdq": write_qdq, "qoperator": write_qoperators}[format_](loaded)
+    {"qdq": write_exact if exact else write_qdq, "qoperator": write_qoperators}[format_](loaded)
     infer_shapes(loaded)
     lower_versions(loaded)
     return loaded
