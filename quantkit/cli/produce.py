@@ -77,14 +77,19 @@ def quantize(model: Path, data: str | None, **options: Any) -> None:
     show_default=True,
     help="What to write.",
 )
+@click.option("--exact", is_flag=True, help="QDQ that gives quantkit's bits in other runtimes; slow.")
 @output_options("MODEL.FORMAT.onnx")
 @console_options
-def export(model: Path, format_: str, output: Path | None, force: bool, quiet: bool, verbose: bool) -> None:
+def export(
+    model: Path, format_: str, exact: bool, output: Path | None, force: bool, quiet: bool, verbose: bool
+) -> None:
     """Write a model for runtimes that know no local functions: plain standard ONNX operators.
 
     qdq: each quantized op becomes DequantizeLinear, the FP32 op, QuantizeLinear.
 
     qoperator: QLinearConv, QLinearAdd and their like, of ai.onnx and com.microsoft; qdq around the rest.
+
+    --exact: integers in float32 and one rounding an op; onnxruntime and OpenVINO compute quantkit's bits with it.
 
     What `quantize` kept in FP32 is plain ONNX already and is written as it is.
     """
@@ -92,8 +97,10 @@ def export(model: Path, format_: str, output: Path | None, force: bool, quiet: b
     from quantkit.report.export import save_export
 
     console = Console(quiet, verbose)
-    target = _target(model, output, f".{format_}.onnx", force)
-    save_export(exported(model, format_), target)
+    if exact and format_ != "qdq":
+        raise click.UsageError("--exact is a form of qdq")
+    target = _target(model, output, f".{'exact' if exact else format_}.onnx", force)
+    save_export(exported(model, format_, exact), target)
     if not quiet:
         console.result(f"wrote {target} ({_size(target)})")
 

@@ -13,17 +13,15 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.foreign.exact_rows import ROWS, count_of, dimensions, is_open, rank_of
+from quantkit.foreign.exact_sums import accumulator
 from quantkit.foreign.qdq import finish, put_in_place, write_bodies, write_node
 from quantkit.foreign.site import Site, clamp_bounds
-from quantkit.foreign.unit import integers, looked_up, number, rounded
+from quantkit.foreign.unit import as_bytes, integers, looked_up, number, rounded
 from quantkit.fuse.activations import ACTIVATIONS, lookup_table
-from quantkit.fuse.functions import ATTRIBUTES, emit_base
-from quantkit.fuse.graph import Reject, conv_layout, quantkit_name
-from quantkit.fuse.opnames import BINARY, CONVOLUTIONS, PRODUCTS, WEIGHTED
+from quantkit.fuse.graph import Reject, quantkit_name
+from quantkit.fuse.opnames import BINARY, PRODUCTS, WEIGHTED
 from quantkit.types import QuantParams
 
-EXACT_BELOW = 1 << 24
-"""float32 holds every integer up to here."""
 REAL = QuantParams(1.0, 0)
 Steps = Callable[[QuantParams], ir.Value]
 """The float32 value of an op in steps of a target's scale."""
@@ -62,19 +60,10 @@ def _activated(site: Site, steps: Steps) -> ir.Value:
         pre = site.params(site.pre)
         numbers = {key: value.as_float() for key, value in site.node.attributes.items() if key in NUMBERS}
         table = lookup_table(site.name.activation, numbers, pre.scale, pre.zero_point, y.scale, y.zero_point)
-        return looked_up(site, rounded(site, steps(pre), site.pre), table)
+        return looked_up(site, rounded(site, steps(pre), site.pre), as_bytes(table))
     if site.name.is_wide:
         return rounded(site, WIDES[site.name.activation](site, steps(REAL), y.scale), site.y)
-    low, high = clamp_bounds(site, y)
-    value = steps(y)
-    if (low, high) == (y.zero_point, 255):
-        value = site.emit("Relu", [value])
-    elif (low, high) != (0, 255):
-        bounds = [
-            site.constant(what, np.float32(bound - y.zero_point)) for what, bound in (("low", low), ("high", high))
-        ]
-        value = site.emit("Clip", [value, *bounds])
-    return rounded(site, value, site.y)
+    return rounded(site, steps(y), site.y, *clamp_bounds(site, y))
 
 
 NUMBERS = ("alpha", "beta", "scale", "shift")
@@ -116,43 +105,23 @@ WIDES: dict[str, Callable[[Site, ir.Value, float], ir.Value]] = {
 """Activations on the sums: (site, real value, output scale) -> value in steps of that scale."""
 
 
-def _accumulator(site: Site) -> ir.Value:
-    """f32(acc) of a weighted op: sums in float32 where no order of them can leave 2^24, else in int32."""
-    x, weights, bias = site.params(site.operands[1:3]), site.array(3), site.array(6)
-    axis = 1 if site.name.base == "MatMul" else 0
-    size = np.abs(np.moveaxis(weights, axis, 0).reshape(bias.size, -1).astype(np.int64)).sum(axis=1)
-    if (max(x.zero_point, 255 - x.zero_point) * size + np.abs(bias.astype(np.int64)) >= EXACT_BELOW).any():
-        if site.name.base == "ConvTranspose":
-            raise Reject("ConvTranspose has no integer form in ONNX")
-        return site.cast(site.accumulator(), ir.DataType.FLOAT)
-    if site.name.base == "ConvTranspose":
-        weights = np.ascontiguousarray(conv_layout(weights, site.node.attributes["group"].as_int()))
-    data = [integers(site, site.operands[:3]), integers(site, [site.constant("weight", weights)]),
-            site.constant("bias", bias.astype(np.float32))]  # fmt: skip
-    if site.name.base in CONVOLUTIONS:
-        own = {key: site.node.attributes[key] for key in ATTRIBUTES[site.name.base]}
-        return site.emit(site.name.base, data, own)
-    value: ir.Value = emit_base(site.emitter, site.name, data, [], site.node.attributes)
-    return value
-
-
 def _weighted(site: Site) -> ir.Value:
-    accumulator = _accumulator(site)
+    sums = accumulator(site)
     x, scale = site.params(site.operands[1:3]), site.array(4).astype(np.float64)
 
     def steps(target: QuantParams) -> ir.Value:
         factor = (scale * x.scale / target.scale).astype(np.float32)
-        value = site.emit("Mul", [accumulator, site.constant("multiplier", site.over_channels(factor))])
+        value = site.emit("Mul", [sums, site.constant("multiplier", site.over_channels(factor))])
         return site.emit("Add", [value, _scaled(site, 8, target.scale)]) if site.name.add else value
 
     return _activated(site, steps)
 
 
-def _scaled(site: Site, first: int, step: float, sign: float = 1.0) -> ir.Value:
-    """f32(q - zp) * f32(sign * s / step) of the triple at `first`."""
-    triple = site.operands[first : first + 3]
-    scale = np.float32(sign * (site.params(triple[1:]).scale / step))
-    return site.emit("Mul", [integers(site, triple), site.constant("factor", scale)])
+def _scaled(site: Site, first: int, step: float) -> ir.Value:
+    """f32(q - zp) * f32(s / step) of the triple at `first`: as a table, which no runtime joins with the sum behind."""
+    p = site.params(site.operands[first + 1 : first + 3])
+    table = (np.arange(256) - p.zero_point).astype(np.float32) * np.float32(p.scale / step)
+    return looked_up(site, site.operands[first], table)
 
 
 def _binary(site: Site) -> ir.Value:
@@ -161,8 +130,7 @@ def _binary(site: Site) -> ir.Value:
             a, b = (site.params(site.operands[i + 1 : i + 3]) for i in (0, 3))
             product = site.emit("Mul", [integers(site, site.operands[i : i + 3]) for i in (0, 3)])
             return site.emit("Mul", [product, site.constant("factor", np.float32(a.scale * b.scale / target.scale))])
-        sign = -1.0 if site.name.base == "Sub" else 1.0
-        return site.emit("Add", [_scaled(site, 0, target.scale), _scaled(site, 3, target.scale, sign)])
+        return site.emit(site.name.base, [_scaled(site, i, target.scale) for i in (0, 3)])
 
     return _activated(site, steps)
 
@@ -179,7 +147,7 @@ def _unary(site: Site) -> ir.Value:
     x, y = site.params(site.operands[1:3]), site.params(site.y)
     numbers = {key: value.as_float() for key, value in site.node.attributes.items()}
     table = lookup_table(site.name.base, numbers, x.scale, x.zero_point, y.scale, y.zero_point)
-    return looked_up(site, site.operands[0], table)
+    return looked_up(site, site.operands[0], as_bytes(table))
 
 
 def _concat(site: Site) -> ir.Value:
@@ -190,7 +158,7 @@ def _concat(site: Site) -> ir.Value:
         steps = (np.arange(256) - own.zero_point) * own.scale / y.scale
         table = (np.rint(np.clip(steps, -y.zero_point, 255 - y.zero_point)) + y.zero_point).astype(np.uint8)
         part = site.operands[first]
-        parts.append(part if own == y else looked_up(site, part, table.tobytes()))
+        parts.append(part if own == y else looked_up(site, part, table))
     return site.emit("Concat", parts, {"axis": site.node.attributes["axis"]})
 
 
@@ -241,7 +209,8 @@ def _factor_of_open(site: Site, axes: ir.Value) -> ir.Value:
     """f32(s_x / (s_y * count)) where the sizes that make the count are known at run time only."""
     x, y = site.params(site.operands[1:3]), site.params(site.y)
     sizes = site.emit("Gather", [site.emit("Shape", [site.operands[0]]), axes], {"axis": 0})
-    count = site.cast(site.emit("ReduceProd", [sizes], {"keepdims": 0}), ir.DataType.DOUBLE)
+    count = site.emit("ReduceProd", [site.cast(sizes, ir.DataType.FLOAT)], {"keepdims": 0})
+    count = site.cast(count, ir.DataType.DOUBLE)
     steps = site.emit("Mul", [count, site.constant("y_step", np.float64(y.scale))])
     return site.cast(site.emit("Div", [site.constant("x_step", np.float64(x.scale)), steps]), ir.DataType.FLOAT)
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.foreign.site import Site
-from quantkit.foreign.unit import integers, looked_up, rounded
+from quantkit.foreign.unit import as_bytes, integers, looked_up, rounded
 from quantkit.fuse.activations import lookup_table
 from quantkit.fuse.graph import Reject
 
@@ -134,13 +134,13 @@ def _prelu(site: Site) -> ir.Value:
     """A table for each channel: table[256 channel + x]."""
     x, y, slope = site.params(site.operands[1:3]), site.params(site.y), site.array(3).reshape(-1)
     rank = rank_of(site.operands[0])
-    table = b"".join(lookup_table("LeakyRelu", {"alpha": float(alpha)}, x.scale, x.zero_point, y.scale, y.zero_point)
-                     for alpha in slope)  # fmt: skip
+    steps = (x.scale, x.zero_point, y.scale, y.zero_point)
+    table = as_bytes(b"".join(lookup_table("LeakyRelu", {"alpha": float(alpha)}, *steps) for alpha in slope))
     if slope.size == 1:
         return looked_up(site, site.operands[0], table)
     starts = (256 * np.arange(slope.size, dtype=np.int32)).reshape(-1, *[1] * (rank - 2))
     at = site.emit("Add", [site.cast(site.operands[0], INT32), site.constant("starts", starts)])
-    return site.emit("Gather", [site.constant("tables", np.frombuffer(table, np.uint8)), at], {"axis": 0})
+    return site.emit("Gather", [site.constant("tables", table), at], {"axis": 0})
 
 
 def _coordinates(size: int, out: int, scale: float, mode: str) -> np.ndarray:

@@ -24,7 +24,9 @@ def export(model: Path | Any, format_: str = "qdq", exact: bool = False) -> ir.M
     of ai.onnx and com.microsoft; QDQ around what has no such form). Opset and IR version are the lowest that hold the
     ops; inputs, outputs and metadata stay; external weights are not read. A model that `quantize` kept in FP32 is in
     standard operators already and stays as it is.
-    Raises ModelError for any other model without quantkit ops, UsageError for another format.
+    exact: of "qdq", the form that computes the engine's bits in any runtime with float32 arithmetic as IEEE 754 has it:
+    integers in float32 with scales of 1, one rounding an op, tables. Runtimes do not join it to INT8 kernels.
+    Raises ModelError for any other model without quantkit ops, UsageError for another format, or an exact qoperator.
     """
     import onnx_ir as ir
 
@@ -36,6 +38,8 @@ def export(model: Path | Any, format_: str = "qdq", exact: bool = False) -> ir.M
 
     if format_ not in FORMATS:
         raise UsageError(f"format {format_!r} is unknown; choose one of {', '.join(FORMATS)}")
+    if exact and format_ != "qdq":
+        raise UsageError(f"format {format_!r} has no exact form; choose qdq")
     loaded = load(model)
     kind = artifact_kind(loaded)
     if kind not in ("converted", "calibrated") and KEPT_KEY not in loaded.metadata_props:

@@ -191,6 +191,17 @@ def test_export_writes_integer_operators_that_compute_the_same_within_a_step(dig
     assert np.abs(wanted - got).max() <= 0.02 * np.ptp(wanted)
 
 
+def test_the_exact_export_gives_the_bits_of_the_engine_and_is_no_form_of_qoperator(digits, tmp_path, capsys):
+    out = tmp_path / "x.onnx"
+    assert run("export", digits.int8, "--exact", "-o", out) == 0
+    images = np.random.default_rng(2).standard_normal((2, 1, 32, 32)).astype(np.float32)
+    got = onnxruntime.InferenceSession(out).run(None, {"input": images})[0]
+    np.testing.assert_array_equal(got, Session(digits.int8, threads=1).run(None, {"input": images})[0])
+    capsys.readouterr()
+    assert run("export", digits.int8, "--exact", "--format", "qoperator", "-o", tmp_path / "y.onnx") == 2
+    assert "--exact is a form of qdq" in capsys.readouterr().err
+
+
 def test_doctor_passes_its_self_test_here(tmp_path, capsys):
     result = tmp_path / "d.json"
     assert run("doctor", "--json", result) == 0
