@@ -20,6 +20,9 @@ ROUNDS = 9
 LARGE_WEIGHTS = 1 << 28
 """Bytes of weights above which the regions are timed one after the other in FP32 and not in turns, as they run in a
 model: what stays in the caches from round to round makes small ones up to twice as fast."""
+LARGE_INPUTS = 1 << 28
+"""Bytes of all regions' inputs above which that holds too: no cache keeps them, and every region that is open has its
+own memory of what lies between its nodes."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,12 @@ def _float_seconds(fused: ir.Model, regions: list[frozenset[str]], feeds: Mappin
     if wanted:
         runner = FloatRunner(expand(fused), 1, expose=wanted)
         values.update(zip(wanted, runner.run(feeds, wanted), strict=True))
+        del runner
     models = (expand(submodel(fused, step.nodes, step.inputs, step.outputs)) for step in steps)
     fed = [{v.name or "": values[v.name or ""] for v in step.inputs} for step in steps]
     runs = ((FloatRunner(model, 1), inputs) for model, inputs in zip(models, fed, strict=True))
-    if weight_bytes(fused) > LARGE_WEIGHTS:
+    inputs_bytes = sum(array.nbytes for inputs in fed for array in inputs.values())
+    if weight_bytes(fused) > LARGE_WEIGHTS or inputs_bytes > LARGE_INPUTS:
         return [_shortest([run])[0] for run in runs]
     return _shortest(list(runs))
 

@@ -112,7 +112,8 @@ class _Observer:
             spoilt, found = _add(self.own.statistics, values, batch, self.backend, self.axes)
             sums |= found
             bad |= {name: (count, _culprit(_valid_rows(values[name], batch), batch)) for name, count in spoilt.items()}
-        self.largest = largest
+        in_parts = isinstance(self._runner, PartedRunner)
+        self.largest = ACTIVATIONS_MOST if in_parts else largest
         if bad:
             bad = {name: bad[name] for name in (*self.outputs, *self.wanted) if name in bad}
             message = _not_finite(bad)

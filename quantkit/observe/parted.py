@@ -15,7 +15,7 @@ from quantkit.load.parts import submodel
 from quantkit.observe.runner import FloatRunner
 from quantkit.observe.streamed import STREAM_BYTES, links, weight_bytes
 
-PASS_BYTES = 1 << 30
+PASS_BYTES = 1 << 29
 """Observed tensors of one part; onnxruntime has them once more while it hands them over."""
 FLOAT_BYTES = 4
 

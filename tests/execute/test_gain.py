@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 import quantkit
 from quantkit import pipeline
-from quantkit.execute import gain
+from quantkit.execute import borders, gain
 from quantkit.execute.borders import RegionCost, region_costs
 from quantkit.execute.placement import native_share
 from quantkit.execute.timing import ratio_interval
@@ -144,6 +144,22 @@ def test_the_cost_of_each_region_is_measured_beside_the_same_nodes_in_fp32():
     costs = region_costs(session, fused, {"conv0", "conv1", "conv2", "conv3"}, sample())
     assert [cost.names for cost in costs] == [{"conv0", "conv1"}, {"conv2", "conv3"}]
     assert all(cost.int8 > 0 and cost.macs == 2 * 8 * 8 * 9 * 24 * 24 for cost in costs)
+
+
+def test_regions_of_large_inputs_are_open_one_after_the_other(monkeypatch):
+    fused, _ = pipeline.fused_model(two_regions())
+    session = quantkit.Session(pipeline.quantize(two_regions(), [sample()], config=FAST).model, threads=1)
+    together, shortest = [], borders._shortest
+    monkeypatch.setattr(borders, "_shortest", lambda runs: together.append(len(runs)) or shortest(runs))
+    names = {"conv0", "conv1", "conv2", "conv3"}
+    for limit, expected in ((1 << 28, [1, 2]), (1, [1, 1, 1])):  # the first is that of a call
+        together.clear()
+        monkeypatch.setattr(borders, "LARGE_INPUTS", limit)
+        assert [cost.names for cost in region_costs(session, fused, names, sample())] == [
+            {"conv0", "conv1"},
+            {"conv2", "conv3"},
+        ]
+        assert together == expected
 
 
 def test_the_interval_of_a_median_holds_its_share_and_ignores_outliers():
