@@ -64,6 +64,8 @@ def _expand_node(model: ir.Model, node: ir.Node, name: OpName) -> None:
     for made in emit.nodes:
         made.meta.update(node.meta)
         _avoid_initializers(model.graph, made)
+        if made.outputs[0].name == out.name:  # the result of an earlier expansion of a node of the same name
+            made.outputs[0].name = f"{out.name}/inner"
         made.outputs[0].type = _type_of(made)
     base = next((made for made in emit.nodes if made.op_type == name.base), None)
     if base is not None:  # the activation may be made of ops of the same type, and names are unique

@@ -98,3 +98,28 @@ def test_partial_is_an_option_of_the_command_line(partly, tmp_path, capsys):
     assert "quantized already" in capsys.readouterr().out
     report = pipeline.compare(partly[1], tmp_path / "out.onnx", tmp_path / "data.npz", seconds=0)
     assert {layer.op for layer in report.layers} >= {"QConvRelu"}
+
+
+def test_a_product_whose_bias_alone_is_quantized_is_spelled_out_twice_under_other_names(tmp_path):
+    """The import spells the product out, the FP32 rest is fused and spelled out again, from a node of the same name."""
+    proto = onnx.shape_inference.infer_shapes(
+        model("m = MatMul(x, w) a = Add(m, b) r = Relu(a) y = MatMul(r, v)", {"w": (64, 64), "b": (64,), "v": (64, 64)},
+              inputs="float[N,8,64] x", outputs="float[N,8,64] y")
+    )  # fmt: skip
+    for i, node in enumerate(proto.graph.node):
+        node.name = f"{node.op_type}_{i}"
+    feeds = {"x": image(2, 8, 64, seed=3)}
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.left = [feeds]
+
+        def get_next(self):
+            return self.left.pop() if self.left else None
+
+    path = tmp_path / "add.onnx"
+    quantization.quantize_static(copy.deepcopy(proto), path, Reader(), op_types_to_quantize=["Add"])
+    result = pipeline.quantize(path, [feeds], config=FAST, partial=True)
+    assert result.kind == "calibrated"
+    got = Session(result.model, threads=1).run(None, feeds)[0]
+    assert sqnr_db(run_onnxruntime(proto, feeds)[0], got) > 25
