@@ -242,7 +242,7 @@ class Session:
     ) -> list[np.ndarray]:
         """Outputs by name (None: all, in the model's order) for inputs {name: array}. run_options: not used.
 
-        Raises DataError for a missing or unknown input, a wrong dtype, rank or fixed dimension.
+        Raises DataError for a missing or unknown input, a wrong dtype, rank or fixed dimension, or where all are empty.
         """
         wanted = list(output_names) if output_names else self._output_names
         if self._whole is not None:

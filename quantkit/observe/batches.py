@@ -34,10 +34,14 @@ def make_item(
 ) -> Batch:
     """A checked item: feeds (a mapping, or one array for a one-input model) with the dtypes and ranks of the inputs.
 
-    An array that lacks only the batch axis gets one. Raises DataError naming the item, the input and both shapes.
+    An array that lacks only the batch axis gets one; some may have length 0 on another axis. Raises DataError naming
+    the item, the input and both shapes.
     """
     named = _by_input(feeds, specs, name)
     checked = {spec.name: _fit(_as_array(named[spec.name], name), spec, name) for spec in specs}
+    if checked and not any(array.size for array in checked.values()):  # some may be, as caches before the first token
+        shapes = [list(array.shape) for array in checked.values()]
+        raise DataError(f"{name}: every input is empty: {shapes}")
     rows = common_rows(checked)
     names = [row_name or name] if rows in (None, 1) else [f"{name}[{row}]" for row in range(rows)]
     classes = None if labels is None else _classes(labels, len(names), name)
@@ -196,7 +200,7 @@ def _fit(array: np.ndarray, spec: TensorSpec, name: str) -> np.ndarray:
         raise DataError(
             f"{where} has shape {list(array.shape)}, the model needs [{shape}]; check the data and --preprocess"
         )
-    if array.size == 0:
+    if 0 in array.shape[:1]:
         raise DataError(f"{where} is empty: shape {list(array.shape)}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{where} holds NaN or infinity; clean the data")

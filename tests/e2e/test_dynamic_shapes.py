@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from quantkit import Session, pipeline
+from quantkit.errors import DataError
 from quantkit.types import QuantConfig
 from tests.graphs import image, model, run_onnxruntime, sqnr_db
 
@@ -54,3 +55,28 @@ def test_shapes_computed_at_run_time_leave_one_native_region_at_every_size(case)
     for shape in shapes:
         feeds = {"x": image(*shape, seed=5)}
         assert sqnr_db(run_onnxruntime(proto, feeds)[0], session.run(None, feeds)[0]) > 20
+
+
+def test_a_cache_may_be_empty_before_the_first_token_in_calibration_and_when_the_model_runs():
+    weights = {"w": (16, 16), "v": (16, 16)}
+    body = "k = MatMul(x, w) present = Concat<axis=1>(past, k) y = MatMul(present, v)"
+    proto = model(body, weights, inputs="float[1,T,16] x, float[1,P,16] past",
+                  outputs="float[1,R,16] y, float[1,R,16] present")  # fmt: skip
+    rng = np.random.default_rng(3)
+
+    def sample(length: int) -> dict[str, np.ndarray]:
+        shapes = {"x": (1, 2, 16), "past": (1, length, 16)}
+        return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+    result = pipeline.quantize(proto, [sample(n) for n in (0, 1, 5, 0)], config=QuantConfig(keep_int8=True))
+    assert result.kind == "calibrated"
+    session = Session(result.model, threads=1)
+    for length in (0, 3):
+        feeds = sample(length)
+        for wanted, got in zip(run_onnxruntime(proto, feeds), session.run(None, feeds), strict=True):
+            assert got.shape == wanted.shape == (1, length + 2, 16)
+            assert sqnr_db(wanted, got) > 20.0
+    with pytest.raises(DataError, match="is empty"):
+        session.run(None, {"x": np.zeros((1, 0, 16), np.float32), "past": np.zeros((1, 0, 16), np.float32)})
+    with pytest.raises(DataError, match="every input is empty"):
+        pipeline.quantize(proto, [{"x": np.zeros((1, 0, 16), np.float32), "past": np.zeros((1, 0, 16), np.float32)}])
