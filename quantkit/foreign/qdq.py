@@ -43,7 +43,17 @@ def write_node(graph: ir.Graph, node: ir.Node, name: OpName) -> None:
     """The QDQ form of one static node, or the body of a dynamic one, in its place."""
     if name.base == "AveragePool" and name.level == "static":
         _pad_before(graph, node)
-    write_out(graph, node, name)
+    if name.base == "Pad":
+        _pad_bytes(graph, node)
+    else:
+        write_out(graph, node, name)
+
+
+def _pad_bytes(graph: ir.Graph, node: ir.Node) -> None:
+    """A Pad of bytes with the zero point: OpenVINO pads the zero point of a DequantizeLinear too, and fails on it."""
+    x, _, zero_point, pads = node.inputs[:4]
+    emit = Emitter(graph.opset_imports[""], prefix=f"{node.name}/")
+    put_in_place(node, emit.nodes, [emit("Pad", [x, pads, zero_point], {})], "Pad")
 
 
 def _pad_before(graph: ir.Graph, node: ir.Node) -> None:
@@ -59,7 +69,7 @@ def _pad_before(graph: ir.Graph, node: ir.Node) -> None:
     node.replace_input_with(0, pad.outputs[0])
     node.attributes["pads"] = ir.AttrInt64s("pads", [0] * len(pads))
     node.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 0)
-    write_out(graph, pad, OpName("Pad"))
+    _pad_bytes(graph, pad)
 
 
 def finish(model: ir.Model) -> None:

@@ -82,6 +82,15 @@ def test_padding_that_counts_is_a_pad_of_its_own_for_runtimes_that_pad_with_the_
     assert operators.index("Pad") < operators.index("AveragePool")
 
 
+def test_bytes_are_padded_with_the_zero_point_since_openvino_pads_zero_points_of_a_dequantize_linear():
+    model = made("Pad")[0]
+    zero_point = next(node for node in model.graph if node.op_type == "QPad").inputs[2].const_value.numpy()
+    exported = export(model, "qdq")
+    pad = next(node for node in exported.graph if node.op_type == "Pad")
+    assert pad.inputs[0].dtype.name == "UINT8"
+    assert pad.inputs[2].const_value.numpy() == zero_point
+
+
 def test_integer_weights_of_the_qoperator_form_are_unsigned_so_that_no_cpu_saturates():
     exported = export(made("Conv Relu")[0], "qoperator")
     conv = next(node for node in exported.graph if node.op_type == "QLinearConv")
