@@ -146,17 +146,22 @@ class _Trial:
         self.laws = [law for law in LAWS if each or law == "weights"]
         self.same_db = SAME_DB if each else 0.0
         self.scored, self.to_score = 0, 4 * len(self.methods) + 3 * len(self.laws)
+        self._made: dict[str | None, tuple[Maker, dict[str, TensorStatistics] | None]] = {}
 
     def best_of(self, law: str | None, methods: Sequence[str], kinds: Sequence[str]) -> Choice | None:
-        """The best of the methods and kinds of ranges with a law. None where no channel is free."""
-        made = variant(self.maker, law, self.known, self.backend, self.observer)
-        if made is None:
-            return None
-        mixture = mixture_of(made, self.known[::CHANGED_EVERY], self.backend) if STRESS in kinds else None
+        """The best of the methods and kinds of ranges with a law, none measured twice; None: no channel is free."""
+        if law not in self._made:
+            fresh = variant(self.maker, law, self.known, self.backend, self.observer)
+            if fresh is None:
+                return None
+            self._made[law] = fresh, mixture_of(fresh, self.known[::CHANGED_EVERY], self.backend)
+        made, mixture = self._made[law]
+        known = {(choice.law, choice.method, choice.kind): choice for choice in self.tried}
         found = []
         for kind in (kind for kind in kinds if kind != STRESS or mixture is not None):
             made.mixture, made.has_room = mixture if kind == STRESS else None, kind == ROOM
-            found += [Choice(law, method, kind, *self._scores(made, method)) for method in methods]
+            for method in methods:
+                found.append(known.get((law, method, kind)) or Choice(law, method, kind, *self._scores(made, method)))
         self.tried += [choice for choice in found if choice not in self.tried]
         return safest(found, self.same_db)
 
@@ -175,12 +180,19 @@ class _Trial:
             if choice is None:
                 return plain
             found.append(choice)
+            self._forget(found)
         if not found:
             return plain
         best = safest(found, self.same_db)
         if len(self.methods) > 1:
             best = self.best_of(best.law, self.methods, (best.kind,)) or best
         return best if best.score >= plain.score + least_gain else plain
+
+    def _forget(self, found: Sequence[Choice]) -> None:
+        """Gives up the models of all laws but those that may still be taken: they are copies."""
+        least = max(choice.score for choice in found) - self.same_db
+        near = {choice.law for choice in found if choice.score >= least}
+        self._made = {law: made for law, made in self._made.items() if law in near}
 
 
 def variant(maker: Maker, law: str | None, samples: Samples, backend: Any, observer: ChannelObserver | None = None
