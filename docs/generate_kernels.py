@@ -24,6 +24,8 @@ OPS = {
     lib.QK_NORMALIZE: ("LayerNormalization, RMSNormalization", "normalize"),
     lib.QK_GROUP_NORMALIZE: ("GroupNormalization, InstanceNormalization", "normalize"),
     lib.QK_LRN: ("LRN", "normalize"),
+    lib.QK_ADD_FLOAT: ("Add of float32 sums", "stream"),
+    lib.QK_NORMALIZE_FLOAT: ("LayerNormalization, RMSNormalization of float32 sums", "stream"),
     lib.QK_LOOKUP: ("activations by table, PRelu, Concat with other parameters", "move"),
     lib.QK_COPY: ("Concat, Transpose, Reshape, Split, Gather... where bytes must move", "move"),
     lib.QK_FILL: ("Pad", "move"),

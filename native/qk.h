@@ -31,7 +31,9 @@ typedef enum {
     QK_BLEND = 12,           /* qk_resize_params:   linear, by maps of indices and weights */
     QK_LRN = 13,             /* qk_lrn_params:      local response normalization */
     QK_GROUP_NORMALIZE = 14, /* qk_group_normalize_params: group and instance normalization */
-    QK_OP_COUNT = 15
+    QK_ADD_FLOAT = 15,       /* qk_add_float_params: in[0], in[1], float32 */
+    QK_NORMALIZE_FLOAT = 16, /* qk_normalize_float_params: float32 */
+    QK_OP_COUNT = 17
 } qk_op_kind;
 
 /* Where a tensor lies: byte `offset` in buffers[buffer] of the call; buffer -1 means: no such tensor. */
@@ -165,6 +167,23 @@ typedef struct {
     const float *gain, *shift; /* [channels] */
     int32_t zero_point;
 } qk_group_normalize_params;
+
+/* out[r][i] = in[0][r][i] + in[1][i], float32, for `repeats` runs r of `period` values. */
+typedef struct {
+    int64_t repeats, period;
+} qk_add_float_params;
+
+/* Layer (centred) or RMS normalization of `rows` runs of n = `count` float32 values. In float64, step by step: eight
+ * partial sums S of x and Q of x * x, value i in sum i % 8 in rising order, then
+ * ((S0 + S4) + (S2 + S6)) + ((S1 + S5) + (S3 + S7)), Q likewise; mean = S / n, or 0 if not centred,
+ * a = f32(1 / sqrt(max(Q / n - mean * mean, 0) + epsilon)).
+ * y = (((x - f32(mean)) * a) * gain[i]) + shift[i], float32 step by step. */
+typedef struct {
+    int64_t rows, count;
+    int32_t centred;
+    double epsilon;
+    const float *gain, *shift; /* [count] */
+} qk_normalize_float_params;
 
 /* Local response normalization of `rows` runs of `count` contiguous bytes. d[i] = x[i] - in_zero_point,
  * S = sum of d[j]^2 over the j in i - before..i + after that lie in the run, at most 257, so exact in float32.

@@ -33,6 +33,7 @@ PARAMS = {
     "QK_SOFTMAX": "qk_softmax_params", "QK_NORMALIZE": "qk_normalize_params",
     "QK_GROUP_NORMALIZE": "qk_group_normalize_params", "QK_LRN": "qk_lrn_params",
     "QK_MATMUL": "qk_matmul_params", "QK_BLEND": "qk_resize_params",
+    "QK_ADD_FLOAT": "qk_add_float_params", "QK_NORMALIZE_FLOAT": "qk_normalize_float_params",
 }  # fmt: skip
 
 

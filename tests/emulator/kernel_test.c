@@ -91,6 +91,10 @@ static void point(uint32_t kind, void *params, const guarded *g, const void *pac
         ((qk_normalize_params *)params)->gain = (const float *)(const void *)g[INTS0].data;
         ((qk_normalize_params *)params)->shift = (const float *)(const void *)g[INTS1].data;
         break;
+    case QK_NORMALIZE_FLOAT:
+        ((qk_normalize_float_params *)params)->gain = (const float *)(const void *)g[INTS0].data;
+        ((qk_normalize_float_params *)params)->shift = (const float *)(const void *)g[INTS1].data;
+        break;
     case QK_GROUP_NORMALIZE:
         ((qk_group_normalize_params *)params)->gain = (const float *)(const void *)g[INTS0].data;
         ((qk_group_normalize_params *)params)->shift = (const float *)(const void *)g[INTS1].data;

@@ -79,8 +79,8 @@ def pointed_to(library: RecordingLibrary, kind: int, params: Any) -> Blobs:
         found["ints0"] = memory(params.exponentials, 4 * SOFTMAX_ENTRIES)
     elif kind == library.QK_LRN:
         found["ints0"] = memory(params.segments, 8 * params.segment_count)
-    elif kind in (library.QK_NORMALIZE, library.QK_GROUP_NORMALIZE):
-        size = 4 * (params.count if kind == library.QK_NORMALIZE else params.channels)
+    elif kind in (library.QK_NORMALIZE, library.QK_GROUP_NORMALIZE, library.QK_NORMALIZE_FLOAT):
+        size = 4 * (params.channels if kind == library.QK_GROUP_NORMALIZE else params.count)
         found |= {"ints0": memory(params.gain, size), "ints1": memory(params.shift, size)}
     return found
 
