@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from quantkit.execute.trial import Trial
     from quantkit.quantize.select import Selection
 
 Progress = Callable[[str, int, "int | None"], None]
@@ -292,20 +293,17 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     from quantkit.execute.binding import NativeStatistics
     from quantkit.execute.bodies import has_layers_in_bodies
     from quantkit.execute.nearest import nearest, retreat
-    from quantkit.execute.trial import run_trial, wreck
+    from quantkit.execute.trial import wreck
     from quantkit.load.origin import sign
     from quantkit.load.prepared import unmark_prepared
     from quantkit.observe.streamed import free_models
     from quantkit.quantize.calibration import Calibrated
     from quantkit.quantize.finite import calibrate_where_finite
-    from quantkit.quantize.select import select
 
     if not selection.forms:
         return _stays_fp32(fused, [*decisions, *selection.decisions], f"{NOTHING_TO_DO} outside of bodies", sources)
-    trial = run_trial(fused, selection, head, config, options.get("threads"), original)
-    free_models(fused)
-    if trial.keep:
-        selection = select(fused, lambda name: keep(name) or name in trial.keep)
+    fused, selection, trial, told = _tried(fused, selection, keep, head, config, options.get("threads"), original)
+    decisions = [*decisions, *told]
     decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]
     if not selection.forms:
         gains_nothing = trial.unfolded or not (trial.timing or has_layers_in_bodies(fused))
@@ -338,6 +336,31 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
         decisions.append(Decision("quantize", "undone", "model", f"{how} gave a model that fails: {problem}"))
     own = original() if original else None
     return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {problem}", sources, own)
+
+
+def _tried(fused: ir.Model, selection: Selection, keep: Callable[[str], bool], head: list[dict[str, np.ndarray]],
+           config: QuantConfig, threads: int | None, original: Callable[[], ir.Model] | None
+           ) -> tuple[ir.Model, Selection, Trial, list[Decision]]:  # fmt: skip
+    """(the fused model to calibrate, what the trial leaves of its selection, the trial, what was decided before it):
+    with residual sums in float32 where that is measured to pay, and as it was where nothing is left of that."""
+    from quantkit.execute.sums import with_float_sums
+    from quantkit.execute.trial import run_trial
+    from quantkit.observe.streamed import free_models
+    from quantkit.quantize.select import select
+
+    def tried(model: ir.Model, chosen: Selection, told: list[Decision]
+              ) -> tuple[ir.Model, Selection, Trial, list[Decision]]:  # fmt: skip
+        trial = run_trial(model, chosen, head, config, threads, original)
+        free_models(model)
+        left = select(model, lambda name: keep(name) or name in trial.keep) if trial.keep else chosen
+        return model, left, trial, told
+
+    sums = with_float_sums(fused, selection, keep, head, config, threads)
+    if sums is not None:
+        found = tried(sums.model, sums.selection, [sums.decision])
+        if found[1].forms:
+            return found
+    return tried(fused, selection, [])
 
 
 def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path],

@@ -25,6 +25,7 @@ from quantkit.execute.oracle_arithmetic import (
 )
 from quantkit.execute.oracle_moves import MOVES, VARIADIC_MOVES, resize_like
 from quantkit.execute.oracle_rows import ROWS
+from quantkit.execute.oracle_stream import STREAM
 from quantkit.types import QuantParams
 
 Attributes = Mapping[str, Any]
@@ -329,7 +330,7 @@ def _build_table() -> dict[str, OpFunction]:
     table |= {f"Q{name}": partial(_moved, move) for name, move in MOVES.items()}
     table["QResizeLike"] = lambda a, inputs: resize_like(inputs[0], inputs[3], a)
     table |= {f"Q{name}": function for name, function in ROWS.items()}
-    return table
+    return table | STREAM
 
 
 OPS = _build_table()

@@ -106,6 +106,17 @@ def run_trial(fused: ir.Model, selection: Selection, samples: Sequence[Feeds], c
     return _Search(fused, selection, samples, config, threads, original).run()
 
 
+def db_by_extremes(fused: ir.Model, selection: Selection, samples: Sequence[Feeds], config: QuantConfig,
+                   threads: int | None = None) -> float:  # fmt: skip
+    """dB of the worst output with all of a selection quantized by the extremes of the samples, or by their means.
+
+    Nodes whose tensors hold what no range covers are left out; NaN where an output of FP32 is NaN. Raises whatever the
+    engine or onnxruntime raises.
+    """
+    search = _Search(fused, selection, samples, config, threads, None)
+    return search.db_of_all()
+
+
 def first_samples(fused: ir.Model, data: Any, options: Mapping[str, Any]
                   ) -> tuple[Any, list[dict[str, np.ndarray]]]:  # fmt: skip
     """(data to go on with, the feeds of its first samples); options: those of `quantkit.pipeline.quantize`."""
@@ -171,15 +182,7 @@ class _Search:
         self._observe()
         if self.has_nan:
             return result  # a model or sample that is broken in FP32: calibration names tensor and sample
-        names = [node.name or "" for node in self.selection.forms]
-        wild = self.not_finite
-        for node, form in self.selection.forms.items():
-            tensors = [v.name or "" for v in (*form.data, *node.outputs) if v.name in self.ranges or v.name in wild]
-            problems = [f"{name!r} holds NaN or infinite values" for name in tensors if name in wild]
-            problems += [f"{name!r} holds no values" for name in tensors if name not in self.with_values]
-            if problems:
-                result.keep[node.name or ""] = problems[0]
-        left = [name for name in names if name not in result.keep]
+        left = self._with_ranges()
         with keeping_packed():
             reason = self._problem(left)
             if reason:
@@ -195,6 +198,25 @@ class _Search:
         except Exception as error:  # only the improvement failed
             self.result.undone[name] = _in_words(error)
             return left
+
+    def db_of_all(self) -> float:
+        self._observe()
+        if self.has_nan:
+            return float("nan")
+        measure = judge(self.result.samples, self.result.reference, self.threads, self.result.bounds)
+        with keeping_packed():
+            return self._take_nearer_ranges(self._with_ranges(), measure)
+
+    def _with_ranges(self) -> list[str]:
+        """The selected nodes, without those, noted as kept, whose tensors have values that no range covers."""
+        result, wild = self.result, self.not_finite
+        for node, form in self.selection.forms.items():
+            tensors = [v.name or "" for v in (*form.data, *node.outputs) if v.name in self.ranges or v.name in wild]
+            problems = [f"{name!r} holds NaN or infinite values" for name in tensors if name in wild]
+            problems += [f"{name!r} holds no values" for name in tensors if name not in self.with_values]
+            if problems:
+                result.keep[node.name or ""] = problems[0]
+        return [name for node in self.selection.forms if (name := node.name or "") not in result.keep]
 
     def _repair(self, left: list[str]) -> list[str]:
         """Without what spoils the outputs."""

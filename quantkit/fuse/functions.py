@@ -230,8 +230,11 @@ def _operands(name: OpName) -> list[str]:
 
 
 def _static_body(emit: Emitter, name: OpName, attrs: Mapping[str, Any]) -> tuple[list[ir.Value], list[ir.Value]]:
-    """DequantizeLinear -> op -> [Add] -> [activation] -> QuantizeLinear."""
+    """DequantizeLinear -> op -> [Add] -> [activation] -> QuantizeLinear; of float32 sums, the op alone."""
     inputs: list[ir.Value] = []
+    if name.is_stream:
+        data, extra = _inputs(*_operands(name)), _inputs(*EXTRA_INPUTS.get(name.base, ()))
+        return [*data, *extra], [emit_base(emit, name, data, extra, attrs)]
 
     def dequantized(tensor: str, **kwargs: Any) -> ir.Value:
         values = _triple(tensor)

@@ -5,6 +5,9 @@ An op type is LEVEL prefix + BASE + ["Add"] + [ACTIVATION] + ["Float"]:
     float     `ConvAddRelu`       the fused op in FP32, in memory only
     dynamic   `DynQConvAddRelu`   s8 weights, activations quantized at run time: the converted file
     static    `QConvAddRelu`      u8 in, u8 out: the calibrated file; `QGemmFloat` ends in float32
+
+Of ops without weights, `AddFloat`, `QAddFloat` and `QLayerNormalizationFloat` are float32 on both sides: see
+quantkit.fuse.stream.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ VARIADIC = ("Concat", "Split")
 NORMALIZATIONS = ("LayerNormalization", "RMSNormalization", "GroupNormalization", "LRN")
 NAMED_NORMALIZATIONS = ("RMSNormalization", "GroupNormalization")
 """Those that exporters spell out because the opset has no op for them: also fused FP32 ops."""
+STREAM_NORMALIZATIONS = ("LayerNormalization", "RMSNormalization")
+"""Those that take float32 sums as they are."""
 ALONG_AXIS = ("Softmax", "PRelu", *NORMALIZATIONS)
 """Ops that treat the runs of some axes, or the channels, each by itself."""
 MAX_DEPTH = ((1 << 31) - 1) // 255**2
@@ -66,6 +71,11 @@ class OpName:
         return bool(self.activation) and ACTIVATIONS[self.activation].lookup
 
     @property
+    def is_stream(self) -> bool:
+        """Its activations are float32, before it and behind it."""
+        return self.to_float and not self.is_weighted
+
+    @property
     def is_wide(self) -> bool:
         """The activation is evaluated on the sums in float32, before anything is rounded."""
         return bool(self.activation) and ACTIVATIONS[self.activation].wide
@@ -88,6 +98,8 @@ def _all_names() -> list[OpName]:
     names += [OpName(b, "static", add, a) for b in WEIGHTED for add in (False, True) for a in wide]
     names += [OpName(b, "float", add, a) for b in WEIGHTED for add in (False, True) for a in SCALED]
     names += [OpName(b, "static", to_float=True) for b in WEIGHTED]
+    names += [OpName("Add", level, to_float=True) for level in ("float", "static")]
+    names += [OpName(b, to_float=True) for b in STREAM_NORMALIZATIONS]
     names += [OpName(b, "static", activation=a) for b in BINARY for a in activations]
     names += [OpName(b, "float", activation=a) for b in BINARY for a in plain]
     names += [OpName(b, lv) for b in plain for lv in ("float", "static")]

@@ -9,27 +9,44 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fuse.activations import ACTIVATIONS, lookup_table
-from quantkit.fuse.graph import constant
+from quantkit.fuse.graph import constant, quantkit_name
 from quantkit.fuse.opnames import OpName
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import Ref
-from quantkit.lower.views import View, channels_last, channels_last_order, merge, nested_like
+from quantkit.lower.views import View, channels_last_order, merge, nested_like, row_major
 from quantkit.lower.weighted import epilogue
 
 BINARY_DIMS = 3
 
 
+def _is_stream(value: ir.Value | None) -> bool:
+    """Made by an op whose activations are float32, in rows."""
+    node = value.producer() if value is not None else None
+    name = quantkit_name(node) if node is not None else None
+    return name is not None and name.is_stream
+
+
+def _run_sizes(dims: tuple[int, ...]) -> dict[str, int]:
+    """A tensor that lies alike on both sides, as one run of pixels."""
+    return {"batch": 1, "channels": 1, "pixels": int(np.prod(dims, dtype=np.int64))}
+
+
 def _convert_sizes(dims: tuple[int, ...]) -> dict[str, int]:
     """batch, channels and pixels of a float tensor; below rank 3 the layouts agree and it is one run of pixels."""
     if len(dims) < 3:
-        return {"batch": 1, "channels": 1, "pixels": int(np.prod(dims, dtype=np.int64))}
+        return _run_sizes(dims)
     return {"batch": dims[0], "channels": dims[1], "pixels": int(np.prod(dims[2:], dtype=np.int64))}
 
 
 def lower_quantize(context: Lowering, node: ir.Node, name: OpName | None) -> None:
-    """QuantizeLinear: float32 in ONNX's layout -> u8 channels last."""
+    """QuantizeLinear: float32 in ONNX's layout -> u8 channels last; of a float32 sum or normalization, as it lies."""
     source, dims = context.floats[node.inputs[0]]  # type: ignore[index]
     p = context.params(node, 1)
+    if _is_stream(node.inputs[0]):
+        rows = context.set(node.outputs[0], context.temporary(dims, row_major(dims)))
+        params = {**_run_sizes(dims), "pitch": 1, "scale": p.scale, "zero_point": p.zero_point}
+        context.emit("QK_QUANTIZE", [source], Ref(rows.buffer, rows.offset), params)
+        return
     view = context.allocate(node.outputs[0], dims)
     sizes = _convert_sizes(dims)
     pitch = context.pixels(view)[1] if len(dims) >= 3 else 1
@@ -41,12 +58,14 @@ def lower_dequantize(context: Lowering, node: ir.Node, name: OpName | None) -> N
     """DequantizeLinear: u8 of any strides -> float32 in ONNX's layout."""
     p = context.params(node, 1)
     view = context.view(node.inputs[0])
-    if len(view.dims) >= 3:
-        view, pitch = context.pixels(view)
+    is_run = len(view.dims) < 3 or any(_is_stream(use.node.outputs[0]) for use in node.outputs[0].uses())
+    if is_run:
+        view, pitch = context.dense(view, row_major(view.dims)), 1
     else:
-        view, pitch = context.dense(view, channels_last(view.dims)), 1
+        view, pitch = context.pixels(view)
     target = context.float_output(node.outputs[0], view.dims)
-    params = {**_convert_sizes(view.dims), "pitch": pitch, "scale": p.scale, "zero_point": p.zero_point}
+    sizes = _run_sizes(view.dims) if is_run else _convert_sizes(view.dims)
+    params = {**sizes, "pitch": pitch, "scale": p.scale, "zero_point": p.zero_point}
     context.emit("QK_DEQUANTIZE", [Ref(view.buffer, view.offset)], Ref(target), params)
 
 

@@ -16,7 +16,7 @@ from quantkit.fuse.float_only import why_float
 from quantkit.fuse.graph import constant, has_int8_body, is_standard, layers_in_bodies, quantkit_name
 from quantkit.fuse.opnames import BINARY, WEIGHTED, OpName
 from quantkit.load.parts import captured
-from quantkit.lower import conv_transpose, elementwise, movement, pools, products, resize, rows, weighted
+from quantkit.lower import conv_transpose, elementwise, movement, pools, products, resize, rows, stream, weighted
 from quantkit.lower.arena import live_peak, place
 from quantkit.lower.context import Lowering
 from quantkit.lower.plan import ExternalTensor, PackedSpec, Plan, Ref
@@ -57,6 +57,13 @@ LOWERINGS: dict[str, LowerFunction] = {
     "LRN": rows.lower_lrn,
 }
 """Base op of a static quantkit node -> how it becomes engine ops."""
+
+STREAM: dict[str, LowerFunction] = {
+    "Add": stream.lower_float_add,
+    "LayerNormalization": stream.lower_float_normalization,
+    "RMSNormalization": stream.lower_float_normalization,
+}
+"""The same of those whose activations are float32 on both sides."""
 
 EDGES: dict[str, Callable[[Lowering, ir.Node, OpName | None], None]] = {
     "QuantizeLinear": elementwise.lower_quantize,
@@ -211,7 +218,7 @@ def _lower(step: Step, dims: Mapping[ir.Value, tuple[int, ...]], destination: Ma
 def _lower_node(context: Lowering, node: ir.Node, name: OpName) -> None:
     """Raises DataError where the shapes of the inputs do not suit the node: a length of 0, say."""
     try:
-        LOWERINGS[name.base](context, node, name)
+        (STREAM if name.is_stream else LOWERINGS)[name.base](context, node, name)
     except (ValueError, ZeroDivisionError) as error:
         value = node.inputs[0]
         shape = list(context.dims[value]) if value in context.dims else "a shape that it cannot take"

@@ -15,7 +15,7 @@ from quantkit.fuse.graph import constant, given_params, new_initializer, quantki
 from quantkit.fuse.opnames import DOMAIN, DOMAIN_VERSION
 from quantkit.load.prepared import mark_prepared
 from quantkit.quantize.qparams import QuantizedWeights, quantize_array
-from quantkit.quantize.select import Selection, becomes_float
+from quantkit.quantize.select import Selection, becomes_float, reads_u8
 from quantkit.quantize.support import StaticForm
 from quantkit.types import QuantParams
 
@@ -46,6 +46,7 @@ class _Writer:
         self.selection = selection
         self.params = params
         self.u8: dict[ir.Value, ir.Value] = {}
+        self.floats: dict[ir.Value, ir.Value] = {}
         self.pairs: dict[str, list[ir.Value]] = {}
         self.successors: list[tuple[ir.Value, str]] = []
         self.weights: dict[bytes, list[tuple[np.ndarray, list[ir.Value]]]] = {}
@@ -69,6 +70,7 @@ class _Writer:
         if value in self.u8:
             return self.u8[value]
         name = value.name or ""
+        original, value = value, self.floats.get(value, value)
         array, given = constant(value), given_params(value)
         source = value.producer()
         if source is not None and given is not None and _same(given, self.params_of(name)):
@@ -78,12 +80,12 @@ class _Writer:
             made = new_initializer(self.graph, quantized_name(name), quantize_array(array, self.params_of(name)))
         else:
             node = ir.node("QuantizeLinear", [value, *self.pair(name)], name=f"{name}/QuantizeLinear")
-            made = self._named_u8(node.outputs[0], value)
+            made = self._named_u8(node.outputs[0], original)
             producer = value.producer()
             self.graph.insert_after(producer, node) if producer is not None else self.graph.insert_before(
                 self.graph[0], node
             )
-        self.u8[value] = made
+        self.u8[original] = made
         return made
 
     def _named_u8(self, out: ir.Value, like: ir.Value) -> ir.Value:
@@ -112,8 +114,8 @@ class _Writer:
     def write(self, node: ir.Node, form: StaticForm, weights: QuantizedWeights | None) -> None:
         to_float = becomes_float(node, form, self.selection.forms)
         name = form.name.at("static", to_float=to_float)
-        inputs: list[ir.Value] = []
-        for i, value in enumerate(form.data):
+        inputs = [self.floats.get(value, value) for value in form.data] if name.is_stream else []
+        for i, value in enumerate(() if name.is_stream else form.data):
             inputs += [self.quantized(value, node), *self.pair(value.name or "")]
             if i == 0 and weights is not None:
                 inputs += self._weight_inputs(node, weights, value.name or "")
@@ -137,12 +139,13 @@ class _Writer:
                 self._dequantize_for_float_users(old, new)
 
     def _replace(self, old: ir.Value, new: ir.Value) -> None:
+        self.floats[old] = new
         new.shape, new.type = old.shape, old.type
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         self.successors.append((new, old.name or ""))
 
     def _dequantize_for_float_users(self, old: ir.Value, producer: ir.Node) -> None:
-        users = [use for use in old.uses() if use.node not in self.selection.forms]
+        users = [use for use in old.uses() if not reads_u8(use.node, self.selection.forms)]
         if not users and not old.is_graph_output():
             return
         name = old.name or ""
@@ -150,6 +153,7 @@ class _Writer:
         self.graph.insert_after(producer, node)
         out = node.outputs[0]
         out.shape, out.type = old.shape, old.type
+        self.floats[old] = out
         for use in users:
             use.node.replace_input_with(use.idx, out)
         for i, graph_output in enumerate(self.graph.outputs):

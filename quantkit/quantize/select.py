@@ -118,6 +118,8 @@ class _Groups:
 def _share(forms: dict[ir.Node, StaticForm]) -> dict[str, str]:
     groups = _Groups()
     for node, form in forms.items():
+        if form.name.is_stream:  # what others read of it as u8 stands among their data
+            continue
         for value in form.data:
             groups.find(value.name or "")
         if form.name.is_lookup:
@@ -136,9 +138,14 @@ def _share(forms: dict[ir.Node, StaticForm]) -> dict[str, str]:
 
 
 def becomes_float(node: ir.Node, form: StaticForm, forms: dict[ir.Node, StaticForm]) -> bool:
-    """A plain weighted op that nobody reads as u8 ends in float32: one rounding less."""
+    """A plain weighted op that nobody reads as u8 ends in float32: one rounding less. So does what sums float32."""
     plain = form.name.is_weighted and not form.name.add and not form.name.activation
-    return plain and all(user not in forms for user in _consumers(node))
+    return form.name.is_stream or (plain and all(not reads_u8(user, forms) for user in _consumers(node)))
+
+
+def reads_u8(user: ir.Node | None, forms: dict[ir.Node, StaticForm]) -> bool:
+    """Whether a user of a tensor (None: the graph's output) takes it as u8."""
+    return user is not None and user in forms and not forms[user].name.is_stream
 
 
 def select(model: ir.Model, keep: Callable[[str], bool] = lambda name: False) -> Selection:

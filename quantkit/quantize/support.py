@@ -19,6 +19,7 @@ from quantkit.fuse.graph import Reject, constant, layers_in_bodies, quantkit_nam
 from quantkit.fuse.masks import adds_a_mask, is_masked
 from quantkit.fuse.opnames import MAX_DEPTH, MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
 from quantkit.fuse.patterns import activation_of
+from quantkit.fuse.stream import is_float_sum
 from quantkit.quantize.sizes import measured_tensor
 
 MAX_GATHERED = 64
@@ -235,7 +236,7 @@ def _along_last_axes(node: ir.Node) -> StaticForm:
         extra.append(_constant_input(node, 2, "the bias", np.zeros_like(scale)).astype(np.float32))
     attributes = {"axis": axis - rank, "epsilon": _float(node, "epsilon", 1e-5)}
     full = tuple(np.ascontiguousarray(np.broadcast_to(v, sizes)) for v in extra)
-    return StaticForm(OpName(node.op_type), (node.inputs[0],), full, attributes)  # type: ignore[arg-type]
+    return StaticForm(OpName(node.op_type, to_float=is_float_sum(node.inputs[0])), (node.inputs[0],), full, attributes)  # type: ignore[arg-type]
 
 
 def _group_normalization(node: ir.Node) -> StaticForm:
@@ -330,6 +331,8 @@ def static_form(node: ir.Node) -> StaticForm:
     found = activation_of(node)
     if found is not None:
         form = StaticForm(OpName(found[0]), (node.inputs[0],), (), found[1])  # type: ignore[arg-type]
+    elif fused is not None and fused.level == "float" and fused.is_stream:
+        form = StaticForm(fused.at("static", to_float=True), tuple(node.inputs))  # type: ignore[arg-type]
     elif fused is not None and fused.level == "float" and fused.base in NAMED_NORMALIZATIONS:
         form = FORMS[fused.base](node)
     elif fused is not None and fused.level == "float":

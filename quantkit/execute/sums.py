@@ -1,0 +1,58 @@
+"""Residual sums in float32 where 8 bits for them cost the outputs much: measured, on the samples of the trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.execute.trial import db_by_extremes
+from quantkit.fuse.stream import sums_in_float
+from quantkit.load.parts import copied
+from quantkit.quantize.select import Selection, select
+from quantkit.types import Decision, QuantConfig
+
+ENOUGH_DB = 40.0
+"""Outputs nearer than this gain nothing by it that anybody would see: the error is 1 % of the amplitude."""
+GAIN_DB = 3.0
+"""What it must bring on the outputs, half the power of the error: it costs 4 bytes a value where 8 bits take one."""
+SAMPLES_MOST = 4
+"""Samples that it is measured on: the difference is a matter of the network more than of the input."""
+
+
+@dataclass(frozen=True)
+class FloatSums:
+    """The fused model with its residual sums in float32, what is quantized of it, and what was measured."""
+
+    model: ir.Model
+    selection: Selection
+    decision: Decision
+
+
+def with_float_sums(fused: ir.Model, selection: Selection, keep: Callable[[str], bool],
+                    samples: Sequence[Mapping[str, np.ndarray]], config: QuantConfig,
+                    threads: int | None = None) -> FloatSums | None:  # fmt: skip
+    """`fused` with its residual sums in float32, if it has any, all in u8 are below ENOUGH_DB and these GAIN_DB nearer.
+
+    fused: a fused FP32 model; not changed. None also where the model cannot be run in INT8 as it is: the trial finds
+    out what must stay in FP32.
+    """
+    made = copied(fused)
+    count = sums_in_float(made)
+    if not count:
+        return None
+    samples = samples[:SAMPLES_MOST]
+    try:
+        plain = db_by_extremes(fused, selection, samples, config, threads)
+        if not plain < ENOUGH_DB:
+            return None
+        chosen = select(made, keep)
+        db = db_by_extremes(made, chosen, samples, config, threads)
+    except Exception:  # of the engine, of onnxruntime or of a malformed node: the trial names it
+        return None
+    if not db >= plain + GAIN_DB:
+        return None
+    text = f"{count} residual sums are float32: the outputs are {db:.1f} dB from FP32 by extremes, {plain:.1f} in u8"
+    return FloatSums(made, chosen, Decision("quantize", "measured", "model", text))
