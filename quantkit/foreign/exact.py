@@ -39,7 +39,7 @@ def _write_graph(graph: ir.Graph) -> None:
         name = quantkit_name(node)
         if name is None or name.level == "float":
             continue
-        if name.level == "static" and name.base in FORMS:
+        if name.level == "static" and name.base in FORMS and not name.is_stream:
             site = Site(graph, node, name)
             try:
                 output = FORMS[name.base](site)
