@@ -141,11 +141,12 @@ class FeedCheck:
         return found
 
     def _refuse_emptiness(self, found: Mapping[str, Any]) -> None:
-        """One input may be empty among others, as the cache of a decoder is before its first token; not all of them."""
-        empty = [(name, dims) for name, _, dims in self._inputs
-                 if name not in self._others and prod(found[name].shape) == 0]  # fmt: skip
-        if empty and len(empty) == len(self._inputs) and all(0 not in (dims or ()) for _, dims in empty):
-            raise DataError(f"input {empty[0][0]!r} is empty: shape {list(found[empty[0][0]].shape)}")
+        """One input may be empty among others, as the cache of a decoder is before its first token; not all of them but
+        those that the model declares empty."""
+        open_inputs = [name for name, _, dims in self._inputs if name in self._others or 0 not in (dims or ())]
+        empty = [name for name in open_inputs if name not in self._others and prod(found[name].shape) == 0]
+        if empty and len(empty) == len(open_inputs):
+            raise DataError(f"input {empty[0]!r} is empty: shape {list(found[empty[0]].shape)}")
 
 
 def _checked_array(name: str, dtype: np.dtype | None, dims: list[int | str | None] | None, given: Any) -> np.ndarray:

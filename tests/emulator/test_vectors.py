@@ -17,7 +17,7 @@ from tests.emulator.recorder import BLOBS, MAGIC
 
 HERE = Path(__file__).resolve().parent
 ISAS = [ffi.string(lib.qk_isa_name(i)).decode() for i in range(lib.QK_ISA_COUNT) if lib.qk_isa_available(i)]
-WORDS = "epilogue extremes image bounds slices average quantize lookup move copy resize fill"
+WORDS = "epilogue extremes image bounds slices average quantize lookup move copy resize fill stream"
 SOME_OF_EVERY_KERNEL = " or ".join(WORDS.split())
 EMULATED_SECONDS = 1800
 

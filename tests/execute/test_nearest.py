@@ -11,7 +11,7 @@ from quantkit import pipeline
 from quantkit.execute import nearest as nearest_module
 from quantkit.execute import trial as trial_module
 from quantkit.execute.gain import Choice
-from quantkit.execute.nearest import FLOOR_DB, NEAR_DB, STEADY_DB, WORTH_DB, Distance, nearest, retreat
+from quantkit.execute.nearest import FEW_WORTH_DB, FLOOR_DB, NEAR_DB, STEADY_DB, WORTH_DB, Distance, nearest, retreat
 from quantkit.execute.trial import Trial
 from quantkit.execute.verify import mean_db
 from quantkit.quantize.calibration import Calibrated
@@ -59,11 +59,14 @@ def test_ranges_that_bring_the_outputs_nearer_are_taken_and_the_data_observed_on
 
 
 @pytest.mark.parametrize(
-    ("effort", "values", "method"), [("balanced", 2, "mse"), ("fast", 2, None), ("balanced", 64, None)]
-)
-def test_what_few_numbers_chose_is_held_against_each_method_however_near_it_looks(monkeypatch, effort, values, method):
+    ("effort", "values", "gain", "method"),
+    [("balanced", 2, FEW_WORTH_DB, "mse"), ("balanced", 2, WORTH_DB, None), ("fast", 2, FEW_WORTH_DB, None),
+     ("balanced", 64, FEW_WORTH_DB, None)],
+)  # fmt: skip
+def test_what_few_numbers_chose_is_held_against_each_method_however_near_it_looks(monkeypatch, effort, values, gain,
+                                                                                 method):  # fmt: skip
     trial = Trial({}, [], [{"scores": np.zeros((1, values), np.float32)}])
-    scores = {None: 25.0, **dict.fromkeys(METHODS, 26.0), "mse": 25.5 + WORTH_DB}
+    scores = {None: 25.0, **dict.fromkeys(METHODS, 26.0), "mse": 25.5 + gain}
     assert chosen(monkeypatch, scores, QuantConfig(effort=effort), trial=trial)[0].done.model.method == method
 
 
