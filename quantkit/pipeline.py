@@ -43,7 +43,6 @@ WRONG_KIND = {
     "calibrated": "is already quantized by quantkit; give the FP32 model that it was made from",
     "foreign-int8": "is already quantized by another tool; give the FP32 model that it was made from",
 }
-NOTHING_TO_DO = "no Conv, Gemm or MatMul with constant weights"
 PARTIAL_KINDS = ("calibrated", "foreign-int8")
 """What may hold FP32 layers beside quantized ones."""
 
@@ -256,9 +255,8 @@ def _calibrate(fused: ir.Model, data: Any, config: QuantConfig, decisions: list[
     selection = select(fused, keep)
     if not selection.forms and not has_layers_in_bodies(fused):
         left = "" if artifact_kind(fused) == "fp32" else " is left in FP32"
-        reason = f"{NOTHING_TO_DO}{left}: INT8 would gain nothing"
-        own = original() if original is not None else None
-        return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources, own)
+        reason = f"{selection.why_empty}{left}: INT8 would gain nothing"
+        return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources, original() if original else None)
     free_models(fused)
     data, head = first_samples(fused, data, options)
     done = _calibrate_graph(fused, selection, keep, data, head, config, decisions, sources, original, **options)
@@ -301,7 +299,8 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     from quantkit.quantize.finite import calibrate_where_finite
 
     if not selection.forms:
-        return _stays_fp32(fused, [*decisions, *selection.decisions], f"{NOTHING_TO_DO} outside of bodies", sources)
+        reason = f"{selection.why_empty} outside of bodies"
+        return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources)
     fused, selection, trial, told = _tried(fused, selection, keep, head, config, options.get("threads"), original)
     decisions = [*decisions, *told]
     decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]
@@ -355,12 +354,13 @@ def _tried(fused: ir.Model, selection: Selection, keep: Callable[[str], bool], h
         left = select(model, lambda name: keep(name) or name in trial.keep) if trial.keep else chosen
         return model, left, trial, told
 
-    sums = with_float_sums(fused, selection, keep, head, config, threads)
+    told: list[Decision] = []
+    sums = with_float_sums(fused, selection, keep, head, config, threads, told)
     if sums is not None:
         found = tried(sums.model, sums.selection, [sums.decision])
         if found[1].forms:
             return found
-    return tried(fused, selection, [])
+    return tried(fused, selection, told)
 
 
 def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path],

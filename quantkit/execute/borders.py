@@ -9,14 +9,15 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.execute.session import Session
-from quantkit.execute.timing import cpu_clock
+from quantkit.execute.timing import ROUNDS_LEAST, Deadline, cpu_clock
 from quantkit.fuse.expand import expand
 from quantkit.load.parts import submodel
 from quantkit.lower.regions import borders
 from quantkit.observe import FloatRunner
 from quantkit.observe.streamed import weight_bytes
 
-ROUNDS = 9
+ROUNDS, SECONDS_MOST = 9, 5.0
+"""Rounds of each measurement; after so much CPU time ROUNDS_LEAST are enough."""
 LARGE_WEIGHTS = 1 << 28
 """Bytes of weights above which the regions are timed one after the other in FP32 and not in turns, as they run in a
 model: what stays in the caches from round to round makes small ones up to twice as fast."""
@@ -27,7 +28,7 @@ own memory of what lies between its nodes."""
 
 @dataclass(frozen=True)
 class RegionCost:
-    """A native region: its quantized nodes, seconds in INT8 and in FP32 (shortest of ROUNDS), multiply-adds."""
+    """A native region: its quantized nodes, seconds in INT8 and in FP32 (shortest of at most ROUNDS), multiply-adds."""
 
     names: frozenset[str]
     int8: float
@@ -50,7 +51,7 @@ def region_costs(session: Session, fused: ir.Model, names: Collection[str], feed
     if len(steps) == 1:
         return []
     call = _shortest([(FloatRunner(_number(), 1), {"x": np.ones(1, np.float32)})])[0]
-    seconds = session.step_seconds(feeds, ROUNDS)
+    seconds = session.step_seconds(feeds, ROUNDS, SECONDS_MOST)
     macs = {plan.name: plan.macs for plan in session.plan}
     regions = [
         (region, spent + (call if 0 < i < len(steps) - 1 else 0.0))
@@ -94,9 +95,11 @@ def _float_seconds(fused: ir.Model, regions: list[frozenset[str]], feeds: Mappin
 
 
 def _shortest(runs: Sequence[tuple[FloatRunner, Mapping[str, np.ndarray]]]) -> list[float]:
-    """The shortest time of each of ROUNDS runs, which take turns."""
-    found, clock = [float("inf")] * len(runs), cpu_clock()
-    for _ in range(ROUNDS):
+    """The shortest time of each of ROUNDS runs, which take turns; of ROUNDS_LEAST where these take SECONDS_MOST."""
+    found, clock, deadline = [float("inf")] * len(runs), cpu_clock(), Deadline(SECONDS_MOST)
+    for done in range(ROUNDS):
+        if done >= ROUNDS_LEAST and deadline.is_over:
+            break
         for i, (runner, inputs) in enumerate(runs):
             start = clock()
             runner.run(inputs)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from quantkit.execute.borders import RegionCost, region_costs
 from quantkit.execute.placement import native_share
 from quantkit.execute.session import Session, default_threads
-from quantkit.execute.timing import Clock, cpu_clock, interleave, preemptions, ratio_interval
+from quantkit.execute.timing import Clock, Deadline, cpu_clock, interleave, preemptions, ratio_interval
 from quantkit.fuse.expand import expand
 from quantkit.observe import FloatRunner
 
@@ -31,6 +31,11 @@ BETTER_PART = 1.02
 SHARES = (0.003, 0.03, 0.2)
 """Regions with less than this share of the multiply-adds are given up, all at a time."""
 SECONDS, SHORTEST = 0.08, 0.001
+SECONDS_MOST, RATIO_SECONDS, ALL_SECONDS = 5.0, 15.0, 60.0
+"""CPU time that a model may take whose single run takes seconds: for the rounds of one measurement, after which no
+other one is made for the same ratio, and after which no other shape is timed."""
+PARTS_SECONDS = 15.0
+"""CPU time for the choice among parts: so many are tried as can be run four times each in it, one at least."""
 EXTENSIONS = 2
 """A ratio that is not clear yet is measured again, at most so often with the same sessions..."""
 OPENINGS = 3
@@ -90,27 +95,32 @@ Runs = tuple[Callable[[], object], Callable[[], object]]
 def speed_ratio(first: Callable[[], object], second: Callable[[], object], threshold: float) -> Ratio:
     """How many times faster `second` is than `first`, both on the calling thread, by its CPU time: in interleaved pairs
     until it is clear on which side of `threshold` it lies, or EXTENSIONS is used up."""
-    return _ratio(_pairs((first, second), threshold, cpu_clock()))
+    return _ratio(_pairs((first, second), threshold, cpu_clock(), Deadline(RATIO_SECONDS)))
 
 
 def reopened_ratio(opened: Callable[[], Runs], threshold: float) -> Ratio:
     """`speed_ratio` of the pair that `opened` gives, which is opened anew while it is not clear."""
-    times = _pairs(opened(), threshold, cpu_clock())
+    deadline = Deadline(RATIO_SECONDS)
+    times = _pairs(opened(), threshold, cpu_clock(), deadline)
     for _ in range(OPENINGS - 1):
-        if _is_clear(times, threshold):
+        if _is_clear(times, threshold) or deadline.is_over:
             break
-        times = np.vstack([times, _pairs(opened(), threshold, cpu_clock())])
+        times = np.vstack([times, _pairs(opened(), threshold, cpu_clock(), deadline)])
     return _ratio(times)
 
 
-def _pairs(runs: Runs, threshold: float, clock: Clock, rest: float = 0.0) -> np.ndarray:
+def _pairs(runs: Runs, threshold: float, clock: Clock, deadline: Deadline, rest: float = 0.0) -> np.ndarray:
     """Seconds [rounds, 2] of interleaved runs."""
-    shortest = max(SHORTEST, rest / 3)
-    times = interleave(runs, seconds=SECONDS, shortest=shortest, clock=clock, rest=rest)
+
+    def measured() -> np.ndarray:
+        shortest = max(SHORTEST, rest / 3)
+        return interleave(runs, seconds=SECONDS, shortest=shortest, clock=clock, rest=rest, most=SECONDS_MOST)
+
+    times = measured()
     for _ in range(EXTENSIONS):
-        if _is_clear(times, threshold):
+        if _is_clear(times, threshold) or deadline.is_over:
             break
-        times = np.vstack([times, interleave(runs, seconds=SECONDS, shortest=shortest, clock=clock, rest=rest)])
+        times = np.vstack([times, measured()])
     return times
 
 
@@ -131,6 +141,7 @@ def fastest_part(fused: ir.Model, original: Original | None, quantized: Quantize
     model with these nodes quantized. samples: feeds of different shapes. Decided on one thread, by CPU time, which
     other work on the machine hardly changes; where nothing else runs, `threads` may veto.
     """
+    deadline = Deadline(ALL_SECONDS)
     part, reasons = _best_part(fused, quantized, names, samples[0])
     model, reference, unfolded = quantized(set(part)), expand(fused), False
     share = native_share(model.graph)
@@ -145,6 +156,8 @@ def fastest_part(fused: ir.Model, original: Original | None, quantized: Quantize
     detail = f"INT8 runs {ratio.text} as fast as FP32's {_ms(ratio.seconds)} on one thread"
     worst = ratio
     for feeds in samples[1:]:
+        if deadline.is_over:
+            break
         other = _against(reference, model, feeds)
         detail += f", {other.text} on another shape"
         worst = min(worst, other, key=lambda r: r.median)
@@ -177,7 +190,8 @@ def _on_threads(reference: ir.Model, model: ir.Model, feeds: Feeds, threads: int
     """By wall time, each with the threads that its user has; None: others wanted the CPUs too, so it says nothing."""
     fp32, int8 = FloatRunner(reference, threads, spin=None), Session(model, threads)
     started, before = time.perf_counter(), preemptions()
-    times = _pairs((lambda: fp32.run(feeds), lambda: int8.run(None, feeds)), 1.0, time.perf_counter, REST_SECONDS)
+    runs = lambda: fp32.run(feeds), lambda: int8.run(None, feeds)
+    times = _pairs(runs, 1.0, time.perf_counter, Deadline(RATIO_SECONDS), REST_SECONDS)
     disturbed = preemptions() - before > (time.perf_counter() - started) / SECONDS_UNDISTURBED
     return None if disturbed else _ratio(times)
 
@@ -196,17 +210,26 @@ def _best_part(fused: ir.Model, quantized: Quantized, names: Sequence[str], feed
     whole = frozenset(names)
     first = Session(quantized(set(whole)), threads=1)
     costs = region_costs(first, fused, whole, feeds)
-    candidates = [whole, *(part for part in _parts(whole, costs) if part)]
+    candidates = [whole, *[part for part in _parts(whole, costs) if part][: _parts_most(first, feeds)]]
     sessions = [first, *(Session(quantized(set(part)), threads=1) for part in candidates[1:])]
     if len(sessions) == 1:
         return whole, {}
     runs = [lambda s=session: s.run(None, feeds) for session in sessions]  # type: ignore[misc]
-    times = interleave(runs, seconds=2 * SECONDS * len(runs), min_rounds=9, shortest=SHORTEST, clock=cpu_clock())
+    times = interleave(runs, seconds=2 * SECONDS * len(runs), min_rounds=9, shortest=SHORTEST, clock=cpu_clock(),
+                       most=PARTS_SECONDS)  # fmt: skip
     gains = [ratio_interval(times[:, 0] / times[:, i]) for i in range(len(runs))]
     best = max(range(len(runs)), key=lambda i: gains[i][1])
     if gains[best][1] < BETTER_PART or gains[best][0] < 1.0:
         return whole, {}
     return candidates[best], _why_left_out(costs, candidates[best], gains[best][1])
+
+
+def _parts_most(session: Session, feeds: Feeds) -> int:
+    """How many parts are tried: where a run takes seconds, what few of them can be run in."""
+    clock = cpu_clock()
+    start = clock()
+    session.run(None, feeds)
+    return max(1, int(PARTS_SECONDS / (4 * max(clock() - start, SHORTEST))) - 1)
 
 
 def _parts(whole: frozenset[str], costs: Sequence[RegionCost]) -> list[frozenset[str]]:

@@ -6,7 +6,6 @@ The last arithmetic of a detector (boxes from distances, scores beside them) and
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ import onnx_ir as ir
 
 from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.session import Session
+from quantkit.execute.timing import Deadline
 from quantkit.execute.verify import is_short, mean_db, pooled_db, worst_db
 from quantkit.fuse.judged import Bounds, thinned
 from quantkit.quantize.select import Selection
@@ -36,7 +36,8 @@ RUN_NODES, JOIN_GAIN_DB = 8, 0.5
 """Before whole regions are given up: all nodes of a kind without weights, and runs of nodes (a block or two), with few
 of the multiply-adds. What joins must gain JOIN_GAIN_DB, and goes back where less than that is lost by it."""
 SECONDS_MOST = 30.0
-"""CPU time of the process, all threads: what is found does not depend on what else the machine does."""
+"""CPU time of the process, all threads: what is found does not depend on what else the machine does, unless others take
+three quarters of it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Repair:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def give_up(self, part: Collection[str], reason: str) -> None:
-        self.reasons.update(dict.fromkeys(part, reason))
+        self.reasons.update((name, reason) for name in self.names if name in part)
         self.names = [name for name in self.names if name not in part]
 
 
@@ -125,7 +126,7 @@ def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], name
             reason = f"the last arithmetic before the outputs: {sliced:.1f} dB in u8, {by_slice:.1f} in FP32"
             found.give_up(tail, reason)
             model, whole = without, db
-    search = _Search(quantized, measure, time.process_time() + SECONDS_MOST)
+    search = _Search(quantized, measure, Deadline(SECONDS_MOST))
     bar = POOR_BOUNDED if bounded else POOR
     poor = whole < bar.below
     budget = FINE if bounded and not poor else bar
@@ -156,7 +157,7 @@ class _Part:
 class _Search:
     quantized: Callable[[set[str]], ir.Model]
     measure: Judge
-    deadline: float
+    deadline: Deadline
 
     def cheap_parts(self, session: Session, kinds: Sequence[list[str]], names: Sequence[str], before: float,
                     budget: Budget) -> _Part | None:  # fmt: skip
@@ -172,12 +173,12 @@ class _Search:
         alone = []
         for part in (*kinds, *runs):
             cost = sum(shares.get(name, 0.0) for name in part)
-            if cost <= budget.share and len(part) < len(order) and time.process_time() < self.deadline:
+            if cost <= budget.share and len(part) < len(order) and not self.deadline.is_over:
                 alone.append((self._without(names, part).db, cost, part))
         best: _Part | None = None
         reached, spent, joined = before, 0.0, []
         for db, cost, part in sorted(alone, key=lambda entry: -(entry[0] - before) / (0.02 + entry[1])):
-            over = spent + cost > budget.share or time.process_time() > self.deadline
+            over = spent + cost > budget.share or self.deadline.is_over
             if db <= before or reached >= budget.enough or over:
                 continue
             more = self._without(names, [*(best.names if best else ()), *part])
@@ -194,7 +195,7 @@ class _Search:
     def _given_back(self, names: Sequence[str], best: _Part, part: Sequence[str], least: float) -> _Part:
         """`best` without those of `part`, tried by halving, that `least` dB are reached without."""
         rest = best.names - set(part)
-        if rest == best.names or time.process_time() > self.deadline:
+        if rest == best.names or self.deadline.is_over:
             return best
         smaller = self._without(names, sorted(rest)) if rest else None
         if smaller is not None and smaller.db >= least:
@@ -209,7 +210,7 @@ class _Search:
         hold more than the share of the multiply-adds that is cheap."""
         best = _Part(frozenset(), model, before)
         macs = {plan.name: plan.macs for plan in Session(model, 1).plan}
-        while best.db < bar.enough and time.process_time() < self.deadline:
+        while best.db < bar.enough and not self.deadline.is_over:
             left = [name for name in names if name not in best.names]
             part = self.worst_part(Session(best.model, 1), left, best.db, bar.enough)
             if part is None:
@@ -232,7 +233,7 @@ class _Search:
             part = self._without(names, region)
             if best is None or part.db > best[0].db:
                 best = part, region
-            if time.process_time() > self.deadline:
+            if self.deadline.is_over:
                 break
         if best is None or best[0].db < before + REGION_GAIN_DB:
             return None
@@ -240,7 +241,7 @@ class _Search:
 
     def _narrowed(self, names: Sequence[str], part: list[str], found: _Part, target: float) -> _Part:
         """The smallest run of nodes inside `part`, by halving, without which `target` is reached."""
-        while len(part) > 1 and time.process_time() < self.deadline:
+        while len(part) > 1 and not self.deadline.is_over:
             halves = part[: len(part) // 2], part[len(part) // 2 :]
             better = max((self._without(names, half) for half in halves), key=lambda p: p.db)
             if better.db < target:

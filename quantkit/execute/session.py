@@ -18,7 +18,7 @@ from quantkit.execute.binding import choose_isa
 from quantkit.execute.region import NativeRegion
 from quantkit.execute.stored import Shapes, StoredModel, StoredStep
 from quantkit.execute.streams import Streams
-from quantkit.execute.timing import cpu_clock
+from quantkit.execute.timing import ROUNDS_LEAST, Deadline, cpu_clock
 from quantkit.lower.plan import PackedSpec, Plan
 
 if TYPE_CHECKING:
@@ -290,11 +290,14 @@ class Session:
         steps = [(n, "", "onnxruntime", t / 1000, 0) for n, t in times.items() if n.startswith(FloatStep.PROFILE_NAME)]
         return rows + steps
 
-    def step_seconds(self, input_feed: Mapping[str, Any], rounds: int) -> list[float]:
+    def step_seconds(self, input_feed: Mapping[str, Any], rounds: int, most: float = float("inf")) -> list[float]:
         """The shortest time of each of `steps` over `rounds` runs on the same feed, one after the other; CPU time where
-        the session has one thread."""
+        the session has one thread. After `most` seconds of CPU time ROUNDS_LEAST runs are enough."""
         best, clock = [float("inf")] * len(self._runners), cpu_clock() if self.threads == 1 else time.perf_counter
-        for _ in range(rounds):
+        deadline = Deadline(most)
+        for done in range(rounds):
+            if done >= ROUNDS_LEAST and deadline.is_over:
+                break
             values = {**self._constants, **self._checked(input_feed)}
             with self._streams.pool() as pool:
                 for i, runner in enumerate(self._runners):

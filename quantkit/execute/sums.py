@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.execute.trial import db_by_extremes
+from quantkit.execute.trial import db_by_extremes, in_words
 from quantkit.fuse.stream import sums_in_float
 from quantkit.load.parts import copied
 from quantkit.quantize.select import Selection, select
@@ -33,11 +33,11 @@ class FloatSums:
 
 def with_float_sums(fused: ir.Model, selection: Selection, keep: Callable[[str], bool],
                     samples: Sequence[Mapping[str, np.ndarray]], config: QuantConfig,
-                    threads: int | None = None) -> FloatSums | None:  # fmt: skip
+                    threads: int | None = None, told: list[Decision] | None = None) -> FloatSums | None:  # fmt: skip
     """`fused` with its residual sums in float32, if it has any, all in u8 are below ENOUGH_DB and these GAIN_DB nearer.
 
     fused: a fused FP32 model; not changed. None also where the model cannot be run in INT8 as it is: the trial finds
-    out what must stay in FP32.
+    out what must stay in FP32. told: gets what failed with these sums alone.
     """
     made = copied(fused)
     count = sums_in_float(made)
@@ -46,11 +46,16 @@ def with_float_sums(fused: ir.Model, selection: Selection, keep: Callable[[str],
     samples = samples[:SAMPLES_MOST]
     try:
         plain = db_by_extremes(fused, selection, samples, config, threads)
-        if not plain < ENOUGH_DB:
-            return None
+    except Exception:  # of the engine, of onnxruntime or of a malformed node: the trial names it
+        return None
+    if not plain < ENOUGH_DB:
+        return None
+    try:
         chosen = select(made, keep)
         db = db_by_extremes(made, chosen, samples, config, threads)
-    except Exception:  # of the engine, of onnxruntime or of a malformed node: the trial names it
+    except Exception as error:  # the sums stay in u8, with which the model runs
+        if told is not None:
+            told.append(Decision("quantize", "undone", "residual sums in float32", in_words(error)))
         return None
     if not db >= plain + GAIN_DB:
         return None

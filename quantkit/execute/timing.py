@@ -8,12 +8,29 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Clock = Callable[[], float]
+WALL_FACTOR = 4.0
+"""Wall time that a search may take, in units of its CPU time: where others hold the CPUs it ends all the same."""
+LONG_SECONDS, ROUNDS_LEAST = 0.5, 3
+"""A candidate that runs so long needs no second run to be warm. So many rounds are measured however long they take:
+what disturbs a run of a second is a small part of it."""
 SHORTEST_SECONDS = 0.005
 """A measurement shorter than this repeats its candidate: the clock and the caches of the others would show."""
 TICK_MOST = 1e-6
 """A clock of CPU time that ticks coarser than this (15.6 ms on Windows) is not used."""
 Z95 = 1.96
 """The normal quantile of a two-sided 95 % interval."""
+
+
+class Deadline:
+    """The end of a search of `seconds` by a clock (CPU time of the process, all threads), or of WALL_FACTOR times as
+    much wall time."""
+
+    def __init__(self, seconds: float, clock: Clock = time.process_time) -> None:
+        self._clock, self._end, self._wall_end = clock, clock() + seconds, time.perf_counter() + WALL_FACTOR * seconds
+
+    @property
+    def is_over(self) -> bool:
+        return self._clock() > self._end or time.perf_counter() > self._wall_end
 
 
 def cpu_clock() -> Clock:
@@ -42,20 +59,25 @@ def interleave(
     clock: Clock = time.perf_counter,
     rest: float = 0.0,
     tick: Callable[[float], None] | None = None,
+    most: float = float("inf"),
 ) -> np.ndarray:
     """Time `candidates` for about `seconds` in all, and at least `min_rounds` rounds.
 
     Returns float64 [rounds, candidates], seconds a run. Each round starts with another candidate, so none always
-    runs after the same one. Two unmeasured runs of each come first. shortest: a candidate that takes less time is
-    repeated inside a measurement until it does; 0: never, so that every single run shows (latency).
+    runs after the same one. Two unmeasured runs of each come first, one where it takes LONG_SECONDS.
+    shortest: a candidate that takes less time is repeated inside a measurement until it does; 0: never, so that every
+    single run shows (latency).
     rest: seconds of sleep before each measurement, and an unmeasured run after it: threads that wait busily for the
     next run of one candidate must not hold the cores of the other.
     tick: called between rounds with the seconds spent.
+    most: seconds after which ROUNDS_LEAST rounds are enough, as a Deadline counts them.
     """
     repeats = [_repeats(candidate, clock, shortest) for candidate in candidates]
-    started = clock()
+    started, deadline = clock(), Deadline(most, clock)
     rounds: list[list[float]] = []
     while len(rounds) < min_rounds or (clock() - started < seconds and len(rounds) < max_rounds):
+        if len(rounds) >= ROUNDS_LEAST and deadline.is_over:
+            break
         times = [0.0] * len(candidates)
         for step in range(len(candidates)):
             i = (step + len(rounds)) % len(candidates)
@@ -88,7 +110,9 @@ def ratio_interval(ratios: np.ndarray) -> tuple[float, float, float]:
 
 
 def _repeats(candidate: Callable[[], object], clock: Clock, shortest: float) -> int:
-    candidate()
+    once = _timed(candidate, 1, clock)
+    if once >= max(LONG_SECONDS, shortest):
+        return 1
     once = _timed(candidate, 1, clock)
     return max(1, min(1000, round(shortest / max(once, 1e-7))))
 

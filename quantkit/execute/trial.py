@@ -23,6 +23,7 @@ from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.packing import keeping_packed
 from quantkit.execute.repair import FINE, POOR, Judge, judge, repair
 from quantkit.execute.session import Session
+from quantkit.execute.timing import Deadline
 from quantkit.execute.verify import LEAST_SQNR_DB, distances, is_short, misfit, too_far
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
@@ -46,6 +47,9 @@ TRIALS_MOST = 48
 """Trials of one search; one bad node among 500 is found with about 20."""
 SECONDS_MOST = 60.0
 """CPU time of one search, all threads; what was not tried by then stays in FP32."""
+SAMPLES_SECONDS, SAMPLES_LEAST = 12.0, 2
+"""CPU time of FP32 on the samples, after which the others are not looked at: a run of seconds is made about ten times
+on each of them. So many are looked at in any case."""
 DEAR_SECONDS = 0.5
 """CPU time of a trial from which on a search waits until it is known that INT8 is not slower anyway: a network of 1500
 nodes was searched for 60 s to end in FP32."""
@@ -100,8 +104,8 @@ def run_trial(fused: ir.Model, selection: Selection, samples: Sequence[Feeds], c
     """Which of the selected nodes must stay in FP32 for the model to run, to stay near FP32 and to be faster.
 
     fused: the fused FP32 model; not changed. original: gives the same before folding, for its speed. samples: at least
-    one. Raises ModelError where onnxruntime cannot run even the FP32 model, DataError where
-    it cannot run on these samples.
+    one; the result holds those that were looked at. Raises ModelError where onnxruntime cannot run even the FP32 model,
+    DataError where it cannot run on these samples.
     """
     return _Search(fused, selection, samples, config, threads, original).run()
 
@@ -152,11 +156,12 @@ def _problem_of(made: Callable[[], ir.Model], trial: Trial, threads: int | None,
             if len(far) == early and too_far(far, LEAST_SQNR_DB - SURE_DB):
                 break
     except Exception as error:  # whatever it is, what raises it must not be quantized, nor such a file be written
-        return _in_words(error)
+        return in_words(error)
     return too_far(far)
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """An exception as a decision names it: its type and its message, in one line of at most about 200 characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
@@ -168,7 +173,7 @@ class _Search:
         self.judged = judged_tensors(fused.graph)
         self.result = Trial({}, samples, bounds=bounded_tensors(fused.graph, self.judged))
         self.dear = self.timed = False
-        self.trials, self.deadline = 0, time.process_time() + SECONDS_MOST
+        self.trials, self.deadline = 0, Deadline(SECONDS_MOST)
         self.ranges: dict[str, Range] = {}
         self.extremes: dict[str, list[tuple[float, float]]] = {}
         self.statistics: dict[str, TensorStatistics] = {}
@@ -189,6 +194,8 @@ class _Search:
                 left = self._accept(left, [], reason) if self._may_pay(left) else []
             left = self._improved("search for what spoils outputs", self._repair, left)
         self._improved("timing", self._choose, left)  # weights packed anew: where they lie changes what is measured
+        order = [node.name or "" for node in self.selection.forms]
+        result.keep = {name: result.keep[name] for name in order if name in result.keep}  # as the graph has them
         return result
 
     def _improved(self, name: str, step: Callable[[list[str]], list[str]], left: list[str]) -> list[str]:
@@ -196,7 +203,7 @@ class _Search:
         try:
             return step(left) if left else left
         except Exception as error:  # only the improvement failed
-            self.result.undone[name] = _in_words(error)
+            self.result.undone[name] = in_words(error)
             return left
 
     def db_of_all(self) -> float:
@@ -230,7 +237,7 @@ class _Search:
             try:
                 self._take_clipped_ranges(left, measure, FINE.below if bounded else CLIPPED_DB)
             except Exception as error:  # the ranges so far do
-                self.result.undone["search for ranges that clip"] = _in_words(error)
+                self.result.undone["search for ranges that clip"] = in_words(error)
         repaired = repair(self.selection, self._quantized, left, measure, bounded)
         self.result.keep.update(repaired.reasons)
         return repaired.names
@@ -308,7 +315,10 @@ class _Search:
         names = list(dict.fromkeys([*self.judged, *computed]))
         means = weighted_inputs(self.selection)
         runner = exposing(expand(self.fused), names, self.result.samples[0], self.threads)
+        deadline, looked = Deadline(SAMPLES_SECONDS), self.result.reference
         for feeds in self.result.samples:
+            if len(looked) >= SAMPLES_LEAST and deadline.is_over:
+                break
             wanted: dict[str, np.ndarray] = {}
             given: dict[str, Any] = {**constants, **feeds}
             for values in chain([given], runner.passes(feeds, names)):
@@ -320,7 +330,8 @@ class _Search:
                 wanted |= {name: thinned(values[name]) for name in self.judged if name in values}
             wanted = {name: wanted[name] for name in self.judged}  # in the order of the graph
             self.has_nan |= holds_nan(wanted.values())
-            self.result.reference.append(wanted)
+            looked.append(wanted)
+        self.result.samples = self.result.samples[: len(looked)]
 
     def _note_range(self, name: str, array: np.ndarray | None) -> None:
         if array is None or array.size == 0:
@@ -375,7 +386,7 @@ class _Search:
 
         reason: what is wrong if all of `names` are. Halving: the first half settles before the second is tried.
         """
-        if len(names) == 1 or self.trials >= TRIALS_MOST or time.process_time() > self.deadline:
+        if len(names) == 1 or self.trials >= TRIALS_MOST or self.deadline.is_over:
             self.result.keep.update(dict.fromkeys(names, reason))
             return accepted
         for half in (names[: len(names) // 2], names[len(names) // 2 :]):

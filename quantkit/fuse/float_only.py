@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from quantkit.fuse.graph import is_standard
+
 RECURRENT = "its state feeds back at every step, so that rounding to 8 bits adds up"
 WHY_FLOAT = {
     "LSTM": RECURRENT,
@@ -21,5 +23,9 @@ WHY_FLOAT = {
 
 
 def why_float(node: ir.Node) -> str:
-    """Why an op of this type stays in float32; empty where there is nothing more to say than that it has no form."""
+    """Why a node stays in float32, by its type or the axes of its weights; empty where there is nothing more to say
+    than that it has no form."""
+    weights = node.inputs[1] if is_standard(node, "Conv", "ConvTranspose") and len(node.inputs) > 1 else None
+    if weights is not None and weights.shape is not None and len(weights.shape) > 4:
+        return f"a convolution over {len(weights.shape) - 2} axes has no INT8 form, those over 1 and 2 have"
     return WHY_FLOAT.get(node.op_type, "")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from quantkit.fuse.expand import pre_activation_name
-from quantkit.fuse.graph import Reject, given_params
+from quantkit.fuse.graph import Reject, given_params, is_standard, quantkit_name
 from quantkit.fuse.opnames import MOVEMENT
 from quantkit.quantize.support import StaticForm, static_form
 from quantkit.types import Decision, Range
 
+NO_LAYERS = "no Conv, Gemm or MatMul with constant weights"
 FOLLOWING = (*MOVEMENT, "MaxPool", "GlobalMaxPool", "Split")
 """Ops that also become u8 in front of a quantized consumer: they lose nothing by it."""
 
@@ -22,12 +23,14 @@ class Selection:
     """forms: what each selected node becomes, in graph order. group_of: tensor name -> name of its parameter group.
 
     given: tensors that are u8 already, of a model quantized in part, and the range that their u8 values cover.
+    why_empty: why no node is selected, in a few words; empty where one is.
     """
 
     forms: dict[ir.Node, StaticForm]
     decisions: list[Decision]
     group_of: dict[str, str] = field(default_factory=dict)
     given: dict[str, Range] = field(default_factory=dict)
+    why_empty: str = ""
 
     @property
     def tensors(self) -> list[str]:
@@ -148,6 +151,23 @@ def reads_u8(user: ir.Node | None, forms: dict[ir.Node, StaticForm]) -> bool:
     return user is not None and user in forms and not forms[user].name.is_stream
 
 
+def _why_empty(graph: ir.Graph, decisions: Sequence[Decision]) -> str:
+    """There are no layers, or there is what keeps those that there are in FP32."""
+    layers = {node.name for node in graph if _is_layer(node)}
+    details = [decision.detail for decision in decisions if decision.node in layers]
+    reasons = dict.fromkeys(detail.partition(" stays FP32: ")[2] for detail in details)
+    return f"{NO_LAYERS} to quantize ({'; '.join(reasons)})" if reasons else NO_LAYERS
+
+
+def _is_layer(node: ir.Node) -> bool:
+    """Whether a node in FP32, fused or not, has constant weights."""
+    name = quantkit_name(node)
+    if name is not None:
+        return name.is_weighted and name.level == "float"
+    plain = is_standard(node, "Conv", "ConvTranspose", "Gemm", "MatMul") and len(node.inputs) > 1
+    return plain and node.inputs[1] is not None and node.inputs[1].const_value is not None
+
+
 def select(model: ir.Model, keep: Callable[[str], bool] = lambda name: False) -> Selection:
     """Decides for a fused FP32 model which nodes become u8. The model is not changed."""
     candidates, decisions = _candidates(model.graph, keep)
@@ -161,4 +181,4 @@ def select(model: ir.Model, keep: Callable[[str], bool] = lambda name: False) ->
     group_of = _share(forms)
     params = {value.name or "": given_params(value) for form in forms.values() for value in form.data}
     given = {name: p.range for name, p in params.items() if p is not None and name in group_of}
-    return Selection(forms, decisions, group_of, given)
+    return Selection(forms, decisions, group_of, given, "" if forms else _why_empty(model.graph, decisions))

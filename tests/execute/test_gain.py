@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -242,3 +244,48 @@ def test_a_model_of_one_onnxruntime_step_refuses_wrong_feeds_as_clearly_as_any()
     for feeds, words in (({"x": np.ones(3, np.float32)}, "shape"), ({"x": np.ones(2)}, "float64"), ({}, "missing")):
         with pytest.raises(quantkit.QuantkitError, match=words):
             session.run(None, feeds)
+
+
+OVER = SimpleNamespace(is_over=True)
+
+
+def test_a_ratio_that_takes_seconds_is_not_measured_again_however_unclear_it_is(monkeypatch):
+    given, opened = [UNCLEAR, TWICE], []
+    monkeypatch.setattr(gain, "interleave", lambda *_, **__: given.pop(0))
+    monkeypatch.setattr(gain, "Deadline", lambda *_: OVER)
+    found = gain.reopened_ratio(lambda: opened.append(1) or (lambda: None, lambda: None), 1.0)
+    assert found.low < 1.0 < found.high
+    assert (len(given), len(opened)) == (1, 1)
+
+
+def test_other_shapes_are_not_timed_where_the_first_took_all_the_time(timed, monkeypatch):
+    timed(2.0)
+    monkeypatch.setattr(gain, "_best_part", lambda fused, quantized, names, feeds: (frozenset(names), {}))
+    fused, _ = pipeline.fused_model(small_net())
+    int8 = pipeline.quantize(small_net(), [sample()], config=FAST).model
+
+    def shapes_timed() -> int:
+        return gain.fastest_part(fused, None, lambda names: int8, ["conv0"], [sample()] * 3, 1).detail.count("times")
+
+    assert shapes_timed() == 3
+    monkeypatch.setattr(gain, "Deadline", lambda *_: OVER)
+    assert shapes_timed() == 1
+
+
+@pytest.mark.parametrize(("seconds", "parts"), [(0.001, 3749), (0.5, 6), (3.0, 1), (60.0, 1)])
+def test_of_a_model_that_runs_for_seconds_few_parts_are_tried(seconds, parts, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(gain, "cpu_clock", lambda: lambda: now[0])
+    session = SimpleNamespace(run=lambda *_: now.__setitem__(0, now[0] + seconds))
+    assert gain._parts_most(session, {}) == parts
+
+
+def test_the_regions_of_a_model_that_runs_for_seconds_get_few_rounds(monkeypatch):
+    ran = []
+    runner = SimpleNamespace(run=lambda feeds: ran.append(1))
+    borders._shortest([(runner, {})])
+    assert len(ran) == borders.ROUNDS
+    ran.clear()
+    monkeypatch.setattr(borders, "Deadline", lambda *_: OVER)
+    borders._shortest([(runner, {})])
+    assert len(ran) == borders.ROUNDS_LEAST

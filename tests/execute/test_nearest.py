@@ -137,3 +137,10 @@ def test_calibration_that_breaks_is_tried_without_tuning_and_then_by_plain_extre
     steps = retreat(QuantConfig(effort="best", goal=Goal(min_sqnr=30.0)), once=False)
     assert [(step.effort, step.method) for step in steps] == [("best", None), ("fast", None), ("fast", "minmax")]
     assert len(retreat(QuantConfig(), once=True)) == 1
+
+
+def test_no_method_is_begun_after_the_time_for_them(monkeypatch):
+    monkeypatch.setattr(nearest_module, "Deadline", lambda seconds: SimpleNamespace(is_over=True))
+    found, asked = chosen(monkeypatch, {None: 12.0, **dict.fromkeys(METHODS, 19.0)})
+    assert found.done.model.method is None
+    assert len(asked) == 1

@@ -311,3 +311,11 @@ def test_the_judge_sees_an_output_of_one_number_go_wrong():
     assert 10.0 < measure(result.model)[0] < 200.0
     swapped = repair_module.judge(samples, reference[::-1], 1)
     assert swapped(result.model)[0] < 0.0
+
+
+def test_what_is_given_up_is_noted_in_the_order_of_the_graph():
+    names = [f"n{i}" for i in range(40)]
+    found = repair_module.Repair(list(names))
+    found.give_up(frozenset(names[5:30]), "far")
+    assert list(found.reasons) == names[5:30]
+    assert found.names == [*names[:5], *names[30:]]

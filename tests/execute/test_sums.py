@@ -171,3 +171,22 @@ def test_exports_hold_standard_operators_alone(exact, monkeypatch, tmp_path):
     assert {node.domain for node in written.graph.node} == {""}
     expected = run_oracle(made, {"x": X})["y"]
     assert sqnr_db(expected, run_onnxruntime(written, {"x": X})[0]) > 40
+
+
+@pytest.mark.parametrize(("fails", "noted"), [(1, False), (2, True)])
+def test_what_fails_with_float_sums_alone_is_noted_and_what_fails_anyway_is_left_to_the_trial(fails, noted,
+                                                                                            monkeypatch):  # fmt: skip
+    calls = []
+
+    def db_by_extremes(*args):
+        calls.append(1)
+        if len(calls) == fails:
+            raise ValueError("no kernel")
+        return 10.0
+
+    monkeypatch.setattr("quantkit.execute.sums.db_by_extremes", db_by_extremes)
+    config = QuantConfig("minmax", effort="fast", keep_int8=True)
+    result = pipeline.quantize(block(), [{"x": x[None]} for x in X], config=config)
+    undone = [(d.node, d.detail) for d in result.decisions if d.action == "undone"]
+    assert undone == ([("residual sums in float32", "ValueError: no kernel")] if noted else [])
+    assert result.kind == "calibrated"

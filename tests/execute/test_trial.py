@@ -237,3 +237,24 @@ def test_a_search_for_clipping_ranges_that_fails_is_noted_and_ends_nothing(monke
     fused, _ = pipeline.fused_model(small_net(2))
     found = trial.run_trial(fused, select(fused), [sample()], FAST, 1)
     assert found.undone == {"search for ranges that clip": "ValueError: no statistics"}
+
+
+def test_where_fp32_takes_seconds_a_sample_few_of_them_are_looked_at(monkeypatch):
+    fused, _ = pipeline.fused_model(small_net(2))
+    samples = [sample(seed) for seed in range(5)]
+    assert len(trial.run_trial(fused, select(fused), samples, FAST, 1).samples) == 5
+    monkeypatch.setattr(trial, "SAMPLES_SECONDS", -1.0)
+    found = trial.run_trial(fused, select(fused), samples, FAST, 1)
+    assert len(found.samples) == len(found.reference) == trial.SAMPLES_LEAST
+    assert not found.undone
+
+
+def test_nodes_that_stay_in_fp32_are_named_in_the_order_of_the_graph(monkeypatch):
+    def chosen(fused, original, quantized, names, samples, threads):
+        return Choice(frozenset(), dict.fromkeys(reversed(names), "slower"), "0.5 times")
+
+    monkeypatch.setenv(trial.KEEP_VARIABLE, "0")
+    monkeypatch.setattr(trial, "fastest_part", chosen)
+    fused, _ = pipeline.fused_model(small_net(4))
+    found = trial.run_trial(fused, select(fused), [sample()], FAST, 1)
+    assert list(found.keep) == [f"conv{i}" for i in range(4)]

@@ -105,3 +105,17 @@ def test_a_squeeze_of_whichever_dimensions_are_1_needs_all_of_them_known():
     found = selection(body, inputs="float[N,3,8,8] x")
     assert "QSqueeze" not in chosen(found)
     assert any("not known before it runs" in d.detail for d in found.decisions)
+
+
+@pytest.mark.parametrize(
+    ("body", "weights", "options", "reason"),
+    [
+        ("y = Sqrt(x)", {}, {}, "no Conv, Gemm or MatMul with constant weights"),
+        (f"y = Conv<{CONV}>(x, w)", W, {}, ""),
+        ("y = Conv(x, w)", {"w": (2, 1, 3, 3, 3)}, {"inputs": "float[1,1,6,6,6] x", "outputs": "float[1,2,4,4,4] y"},
+         "no Conv, Gemm or MatMul with constant weights to quantize (a convolution over 3 axes has no INT8 form, those "
+         "over 1 and 2 have)"),
+    ],
+)  # fmt: skip
+def test_where_nothing_is_selected_it_is_said_why(body, weights, options, reason):
+    assert selection(body, weights, **options).why_empty == reason
