@@ -140,3 +140,27 @@ def test_a_tensor_without_elements_is_computed_again_by_the_next_part(replay):
     with Frontier(typed, replay, open_float) as frontier:
         assert [got["z"].shape for got in frontier.values(["z"])] == [(0, 3, 6, 6)] * len(SAMPLES)
         assert [got["q"].tolist() for got in frontier.values(["q"])] == [[0.0, 3.0, 6.0, 6.0]] * len(SAMPLES)
+
+
+BRANCHES = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[2,3] x) => (float[2,3] y) {
+    s = Exp(x)
+    m = ReduceMax<keepdims=0>(x)
+    b = Cast<to=9>(m)
+    t = If(b) <then_branch = one () => (float[2,3] p) { p = Add(s, s) },
+               else_branch = two () => (float[2,3] q) { q = Neg(s) }>
+    y = Tanh(t)
+}"""
+
+
+def test_a_body_reads_what_an_earlier_part_made():
+    proto = onnx.parser.parse_model(BRANCHES)
+    samples = [np.full((2, 3), value, np.float32) for value in (0.0, 0.5)]
+    with Replay([Batch({"x": x}, None, ["a", "b"], 2) for x in samples]) as replay:
+        replay.fill()
+        with Frontier(ir.from_proto(proto), replay, open_float) as frontier:
+            exponentials = [found["s"] for found in frontier.values(["s"])]
+            results = [found["y"] for found in frontier.values(["y"])]
+    np.testing.assert_allclose(exponentials[1], np.exp(samples[1]), rtol=1e-6)
+    np.testing.assert_allclose(results[0], np.tanh(-np.exp(samples[0])), rtol=1e-6)
+    np.testing.assert_allclose(results[1], np.tanh(2 * np.exp(samples[1])), rtol=1e-6)
