@@ -16,8 +16,8 @@ def copied(model: ir.Model) -> ir.Model:
     copy = ir.Model(
         model.graph.clone(allow_outer_scope_values=True), ir_version=model.ir_version,
         producer_name=model.producer_name, producer_version=model.producer_version,
-        domain=model.domain, model_version=model.model_version, doc_string=model.doc_string, functions=list(model.functions.values()),
-        metadata_props=dict(model.metadata_props),
+        domain=model.domain, model_version=model.model_version, doc_string=model.doc_string,
+        functions=list(model.functions.values()), metadata_props=dict(model.metadata_props),
     )  # fmt: skip
     copy.meta.update(model.meta)
     return copy
