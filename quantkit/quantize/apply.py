@@ -195,10 +195,11 @@ def set_weights(node: ir.Node, weights: QuantizedWeights, x_scale: float) -> Non
             value.const_value = ir.Tensor(array, name=value.name)
 
 
-def sharers(node: ir.Node) -> int:
-    """How many nodes of a calibrated model have the weights of this one."""
+def weight_of(node: ir.Node) -> ir.Value:
+    """The s8 weights of a weighted node of a calibrated model; nodes may share them."""
     value = node.inputs[_WEIGHT_INPUTS[0]]
-    return 0 if value is None else len(value.uses())
+    assert value is not None
+    return value
 
 
 _WEIGHT_INPUTS = (3, 4, 6, 7)

@@ -27,6 +27,7 @@ from quantkit.quantize.replay import halves
 from quantkit.quantize.runners import OpenInt8
 from quantkit.quantize.select import select
 from quantkit.quantize.stress import FAMILIES, STRESSED_SAMPLES, Fed, mixed, stressed
+from quantkit.quantize.tune import GROWTH_MOST
 from quantkit.types import METHODS, Decision
 
 if TYPE_CHECKING:
@@ -198,7 +199,8 @@ class _Trial:
 def variant(maker: Maker, law: str | None, samples: Samples, backend: Any, observer: ChannelObserver | None = None
             ) -> Maker | None:  # fmt: skip
     """The maker for the model equalized by a law (None: as it is), observed on `samples`; None where no channel is
-    free. observer: of the same samples, for all laws."""
+    free, or where nodes that share weights would get too many of their own. observer: of the same samples, for all
+    laws."""
     copy = copied(maker.model)
     chosen = set(maker.chosen)
     if law is not None:
@@ -206,13 +208,19 @@ def variant(maker: Maker, law: str | None, samples: Samples, backend: Any, obser
             chosen.update(means_as_convolutions(copy, lambda name: name in maker.chosen))
         gates_as_clamps(copy, lambda name: name in maker.chosen)
         done = equalize(copy, observer or ChannelObserver(samples, maker.threads), law)
-        if not done:
+        if not done or _read_bytes(copy) > (1.0 + GROWTH_MOST) * _read_bytes(maker.model):
             return None
         copy.metadata_props[EQUALIZED_KEY] = to_json(done)
     selection = select(copy, lambda name: name not in chosen)
     statistics = observe(expand(copy), observed_tensors(copy, selection), _batches(samples), backend=backend,
                          channels=weighted_inputs(selection), threads=maker.threads)  # fmt: skip
     return maker.like(copy, selection, statistics)
+
+
+def _read_bytes(model: ir.Model) -> int:
+    """Bytes of the initializers that nodes read."""
+    values = (value for value in model.graph.initializers.values() if value.uses())
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
 def mixture_of(maker: Maker, samples: Sequence[Fed], backend: Any) -> dict[str, TensorStatistics] | None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from quantkit.observe import FloatRunner
 from quantkit.quantize.adaround import learnt_round
-from quantkit.quantize.apply import set_weights, sharers
+from quantkit.quantize.apply import set_weights, weight_of
 from quantkit.quantize.chance import chance_shift, sure_covariance
 from quantkit.quantize.frontier import Frontier
 from quantkit.quantize.layers import Layer
@@ -32,8 +32,10 @@ DAMPING = 0.01
 COLUMNS_MOST = 4608
 """Columns rounded together (3 x 3 x 512); a wider layer goes in parts of this width. 4608^2 float64 are 170 MB."""
 
-SHARERS_MOST = 8
-"""Weights of more nodes than this stay as they are: an unrolled recurrence would grow by a copy a step."""
+GROWTH_MOST = 0.1
+"""Nodes that share weights get tuned ones each, as long as the copies add at most this share to the weights' bytes: a
+graph transformer that runs its layers eight times came out twice as large as in FP32, an unrolled recurrence would grow
+by a copy a step."""
 
 FITTED_SHARE = 0.8
 """Rows on which rounding is learnt; the others judge it."""
@@ -52,7 +54,7 @@ def tune_layers(model: ir.Model, expanded: ir.Model, layers: Sequence[Layer], x_
     expanded: the FP32 model in standard ops. x_scales: layer name -> scale of its input. learn: see `rounded`.
     """
     nodes = {node.name: node for node in model.graph}
-    layers = [layer for layer in layers if not is_mean(layer) and sharers(nodes[layer.name]) <= SHARERS_MOST]
+    layers = [layer for layer in worth_copies(layers, nodes) if not is_mean(layer)]
     decisions = []
     before: tuple[Layer, Inputs] | None = None
     with Frontier(expanded, replay, _float_opener(threads)) as fp32, Frontier(model, replay, open_int8) as int8:
@@ -71,6 +73,19 @@ def tune_layers(model: ir.Model, expanded: ir.Model, layers: Sequence[Layer], x_
                 if progress is not None:
                     progress("tune", len(decisions), len(layers))
     return decisions
+
+
+def worth_copies(layers: Sequence[Layer], nodes: Mapping[str | None, ir.Node]) -> list[Layer]:
+    """Without those whose copies of shared weights would add more than GROWTH_MOST to the bytes of all weights.
+
+    nodes: of the calibrated model, by name. Small weights go first.
+    """
+    weights = {layer.name: weight_of(nodes[layer.name]) for layer in layers}
+    sizes = {value: int(np.prod(layer.shape)) for layer in layers for value in (weights[layer.name],)}
+    extra = {value: size * (len(value.uses()) - 1) for value, size in sizes.items()}
+    grown = dict(zip(sorted(extra, key=lambda value: extra[value]), np.cumsum(sorted(extra.values())), strict=True))
+    most = GROWTH_MOST * sum(sizes.values())
+    return [layer for layer in layers if not extra[weights[layer.name]] or grown[weights[layer.name]] <= most]
 
 
 def _float_opener(threads: int | None) -> OpenInt8:

@@ -168,3 +168,13 @@ def test_a_channel_of_weights_near_zero_whose_mean_is_off_keeps_a_bias_that_32_b
     made, _ = tune.rounded(layer, tune.Inputs(x, 1), wanted, 0.01, True)
     assert made.bias[2] == 0
     assert np.allclose(made.bias[[0, 1, 3]] * 0.01 * made.scale[[0, 1, 3]], 0.005, atol=0.02)
+
+
+@pytest.mark.parametrize(("width", "copies"), [(24, False), (4, True)])
+def test_nodes_that_share_weights_get_their_own_only_where_the_model_hardly_grows(width, copies):
+    body = f"a = Conv<{CONV}>(x,s) b = Relu(a) c = Conv<{CONV}>(b,s) d = Relu(c) y = Conv<{CONV}>(d,o)"
+    shape = f"float[N,{width},8,8] x"
+    proto = model(body, {"s": (width, width, 3, 3), "o": (128, width, 3, 3)}, inputs=shape)
+    made = pipeline.quantize(proto, image(8, width, 8, 8, seed=1), config=QuantConfig(keep_int8=True), threads=1)
+    stored = [value for value in made.model.graph.initializers.values() if value.dtype == ir.DataType.INT8]
+    assert len([value for value in stored if len(value.shape) == 4]) == (3 if copies else 2)
