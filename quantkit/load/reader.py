@@ -12,6 +12,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from quantkit.errors import ModelError
+from quantkit.load.parts import copied
 from quantkit.load.shapes import light_proto
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def read(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
     """
     source = getattr(source, "model", source)  # what a stage of quantkit returned
     if isinstance(source, ir.Model):
-        copy = source.clone()
-        copy.meta.update(source.meta)
-        return Source(copy, "", source.graph.name or "the model", lambda: _model_digest(source))
+        return Source(
+            copied(source, shares_functions=False), "", source.graph.name or "the model", lambda: _model_digest(source)
+        )
     if isinstance(source, onnx.ModelProto):
         label = source.graph.name or "the model"
         content = source.SerializeToString

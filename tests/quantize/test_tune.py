@@ -178,3 +178,21 @@ def test_nodes_that_share_weights_get_their_own_only_where_the_model_hardly_grow
     made = pipeline.quantize(proto, image(8, width, 8, 8, seed=1), config=QuantConfig(keep_int8=True), threads=1)
     stored = [value for value in made.model.graph.initializers.values() if value.dtype == ir.DataType.INT8]
     assert len([value for value in stored if len(value.shape) == 4]) == (3 if copies else 2)
+
+
+def test_a_network_whose_branches_read_values_from_outside_is_tuned():
+    branches = (
+        "then_branch = one () => (float[N,8,8,8] p) { p = Add(r, r) }, "
+        "else_branch = two () => (float[N,8,8,8] q) { q = Neg(r) }"
+    )
+    body = (
+        f"c = Conv<{CONV}>(x,w,b) r = Relu(c) m = ReduceMax<keepdims=0>(r) l = Less(m, t) i = If(l) <{branches}> "
+        f"y = Conv<{CONV}>(i,v)"
+    )
+    weights = {"w": (8, 3, 3, 3), "b": (8,), "v": (8, 8, 3, 3), "t": np.array(3.0, np.float32)}
+    proto = model(body, weights, outputs="float[N,8,8,8] y")
+    made = pipeline.quantize(proto, DATA, config=QuantConfig(keep_int8=True), threads=1)
+    actions = {decision.action for decision in made.decisions}
+    assert "tuned" in actions
+    assert "undone" not in actions
+    assert fidelity(proto, made.model) > 25.0
