@@ -1,10 +1,10 @@
 """Text read from rendered lines by PP-OCRv4, in FP32 and in INT8: how many lines read the same?
 
-    python -m benchmarks.ocr [--kind codes] [--lines 60] [--effort balanced] [--seed 0] [--threads N]
+    python -m benchmarks.ocr [--kind words] [--lines 60] [--effort balanced] [--seed 0] [--threads N]
 
 Needs the models of the wheel rapidocr-onnxruntime 1.4.4 (`pip install --no-deps`). Pages of six lines go through
 detection, each line found is turned upright by the classifier's answer and read by the recognizer. Calibration uses
-60 other lines of codes, other pages. Fonts: DejaVu where it is installed, else the one that Pillow carries.
+60 other lines, of codes in either case, on other pages. Fonts: DejaVu where it is installed, else the one that Pillow carries.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def quantized(files: dict[str, Path], fp32: dict[str, Run], options: argparse.Na
 def main() -> None:
     """Quantizes the three models, reads the pages in both forms, prints what is equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=NOISE, default="codes", help="codes: random letters; words: dates, prices")
+    parser.add_argument("--kind", choices=NOISE, default="words", help="words: as in letters and bills; codes: random letters")
     parser.add_argument("--lines", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0, help="of the lines that are read")
     parser.add_argument("--effort", choices=EFFORTS, default="balanced")
