@@ -4,7 +4,8 @@
 
 Needs the models of the wheel rapidocr-onnxruntime 1.4.4 (`pip install --no-deps`). Pages of six lines go through
 detection, each line found is turned upright by the classifier's answer and read by the recognizer. Calibration uses
-60 other lines, of codes in either case, on other pages. Fonts: DejaVu where it is installed, else the one that Pillow carries.
+60 other lines, of codes in either case, on other pages. Fonts: DejaVu where it is installed, else the one that Pillow
+carries.
 """
 
 from __future__ import annotations
@@ -188,7 +189,9 @@ def quantized(files: dict[str, Path], fp32: dict[str, Run], options: argparse.Na
 def main() -> None:
     """Quantizes the three models, reads the pages in both forms, prints what is equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=NOISE, default="words", help="words: as in letters and bills; codes: random letters")
+    parser.add_argument(
+        "--kind", choices=NOISE, default="words", help="words: as in letters and bills; codes: random letters"
+    )
     parser.add_argument("--lines", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0, help="of the lines that are read")
     parser.add_argument("--effort", choices=EFFORTS, default="balanced")

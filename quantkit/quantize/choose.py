@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantkit.errors import CalibrationError
 from quantkit.fuse.expand import expand
+from quantkit.fuse.graph import quantkit_name
 from quantkit.load.parts import copied
 from quantkit.observe import Batch, TensorStatistics, observe
 from quantkit.observe.runner import STREAM_BYTES
@@ -207,8 +208,9 @@ def variant(maker: Maker, law: str | None, samples: Samples, backend: Any, obser
         if maker.config.per_channel:
             chosen.update(means_as_convolutions(copy, lambda name: name in maker.chosen))
         gates_as_clamps(copy, lambda name: name in maker.chosen)
+        bytes_shared = _weight_bytes(copy)
         done = equalize(copy, observer or ChannelObserver(samples, maker.threads), law)
-        if not done or _read_bytes(copy) > (1.0 + GROWTH_MOST) * _read_bytes(maker.model):
+        if not done or _weight_bytes(copy) > (1.0 + GROWTH_MOST) * bytes_shared:
             return None
         copy.metadata_props[EQUALIZED_KEY] = to_json(done)
     selection = select(copy, lambda name: name not in chosen)
@@ -217,10 +219,10 @@ def variant(maker: Maker, law: str | None, samples: Samples, backend: Any, obser
     return maker.like(copy, selection, statistics)
 
 
-def _read_bytes(model: ir.Model) -> int:
-    """Bytes of the initializers that nodes read."""
-    values = (value for value in model.graph.initializers.values() if value.uses())
-    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
+def _weight_bytes(model: ir.Model) -> int:
+    """Bytes of the weights that nodes read, each counted once."""
+    read = {node.inputs[1] for node in model.graph if (name := quantkit_name(node)) is not None and name.is_weighted}
+    return sum(value.const_value.nbytes for value in read if value is not None and value.const_value is not None)
 
 
 def mixture_of(maker: Maker, samples: Sequence[Fed], backend: Any) -> dict[str, TensorStatistics] | None:
