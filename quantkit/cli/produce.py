@@ -98,7 +98,7 @@ def export(
 
     console = Console(quiet, verbose)
     if exact and format_ != "qdq":
-        raise click.UsageError("--exact is a form of qdq")
+        raise click.UsageError("--exact is a form of qdq, not of qoperator; leave one of the two out.")
     target = _target(model, output, f".{'exact' if exact else format_}.onnx", force)
     save_export(exported(model, format_, exact), target)
     if not quiet:

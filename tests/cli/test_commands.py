@@ -199,7 +199,7 @@ def test_the_exact_export_gives_the_bits_of_the_engine_and_is_no_form_of_qoperat
     np.testing.assert_array_equal(got, Session(digits.int8, threads=1).run(None, {"input": images})[0])
     capsys.readouterr()
     assert run("export", digits.int8, "--exact", "--format", "qoperator", "-o", tmp_path / "y.onnx") == 2
-    assert "--exact is a form of qdq" in capsys.readouterr().err
+    assert "--exact is a form of qdq, not of qoperator; leave one of the two out. See `" in capsys.readouterr().err
 
 
 def test_doctor_passes_its_self_test_here(tmp_path, capsys):
