@@ -12,6 +12,7 @@ from quantkit.fold.batchnorm import batchnorm_to_conv, fold_batchnorm
 from quantkit.fold.branches import take_known_branches
 from quantkit.fold.cleanup import remove_unused
 from quantkit.fold.constants import fold_constants
+from quantkit.fold.contrib import write_out_contrib
 from quantkit.fold.editing import DONE_NOTHING, Pass
 from quantkit.fold.einsum import matrix_products
 from quantkit.fold.explicit import write_out_attributes
@@ -32,6 +33,7 @@ ROUND_LIMIT = 50
 
 PASSES: tuple[Pass, ...] = (
     remove_unused,
+    write_out_contrib,
     fold_shapes,
     fold_constants,
     take_known_branches,

@@ -117,7 +117,7 @@ def loop() -> Case:
 
 
 def custom_domain() -> Case:
-    body = f"c = {CONV}(x, w) g = com.microsoft.Gelu(c) y = {CONV}(g, v)"
+    body = f"c = {CONV}(x, w) g = com.microsoft.Trilu(c) y = {CONV}(g, v)"
     model = text(f"{X} => (float[1,8,16,16] y)", body, '"" : 17, "com.microsoft" : 1', **W, v=(8, 8, 3, 3))
     return model, {"x": image(1, 3, 16, 16)}
 
