@@ -69,6 +69,56 @@ def test_a_scale_behind_a_matmul_is_folded_at_any_rank():
     assert op_types(folded(proto, fold_scale_shift)[0]) == ["MatMul"]
 
 
+@pytest.mark.parametrize("form", ["Mul(b, k)", "Mul(k, b)", "Div(b, k)", "Sub(k, b)"])
+@pytest.mark.parametrize("bias", ["Add(c, cb)", "Add(cb, c)"])
+@pytest.mark.parametrize("k", [CHANNELS.reshape(8), CHANNELS.reshape(1, 1, 8), np.float32(0.7)])
+def test_a_scale_behind_the_bias_of_a_matmul_goes_into_both(form, bias, k):
+    proto = build(
+        "(float[N,7,5] x) => (float[N,7,8] y)",
+        f"c = MatMul(x, w)\n b = {bias}\n y = {form}",
+        w=normal(5, 8),
+        cb=normal(8),
+        k=k,
+    )
+    model, decisions = folded(proto, fold_scale_shift)
+    assert op_types(model) == ["MatMul", "Add"]
+    assert decisions[0].action == "folded"
+
+
+def test_a_scale_behind_a_bias_that_others_read_too_stays():
+    proto = build(
+        "(float[N,7,5] x) => (float[N,7,8] y, float[N,7,8] z)",
+        "c = MatMul(x, w)\n b = Add(c, cb)\n y = Mul(b, k)\n z = Relu(b)",
+        w=normal(5, 8),
+        cb=normal(8),
+        k=CHANNELS.reshape(8),
+    )
+    assert folded(proto, fold_scale_shift)[1] == []
+
+
+@pytest.mark.parametrize("cb", [normal(7, 8), normal(7, 1)])
+def test_a_scale_behind_a_sum_with_rows_of_its_own_stays(cb):
+    proto = build(
+        "(float[N,7,5] x) => (float[N,7,8] y)",
+        "c = MatMul(x, w)\n b = Add(c, cb)\n y = Mul(b, k)",
+        w=normal(5, 8),
+        cb=cb,
+        k=CHANNELS.reshape(8),
+    )
+    assert folded(proto, fold_scale_shift)[1] == []
+
+
+def test_a_bias_that_two_layers_share_keeps_its_values():
+    proto = build(
+        "(float[N,7,5] x) => (float[N,7,8] y, float[N,7,8] z)",
+        "c = MatMul(x, w)\n b = Add(c, cb)\n y = Mul(b, k)\n d = MatMul(x, w)\n z = Add(d, cb)",
+        w=normal(5, 8),
+        cb=normal(8),
+        k=CHANNELS.reshape(8),
+    )
+    assert op_types(folded(proto, fold_scale_shift)[0]) == ["MatMul", "Add", "MatMul", "Add"]
+
+
 def test_the_bias_of_a_matmul_stays_an_add():
     proto = build(
         "(float[N,7,5] x) => (float[N,7,8] y)",
