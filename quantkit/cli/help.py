@@ -46,7 +46,7 @@ EXAMPLES = {
     "export": [
         "quantkit export model.int8.onnx --format qdq",
         "quantkit export model.int8.onnx --format qoperator -o model.qop.onnx",
-        "quantkit export model.int8.onnx --exact",
+        "quantkit export model.int8.onnx --fusable -o model.fast.onnx",
     ],
     "doctor": ["quantkit doctor", "quantkit doctor --json machine.json"],
     "demo": ["quantkit demo", "quantkit demo try-it --force"],

@@ -77,32 +77,51 @@ def quantize(model: Path, data: str | None, **options: Any) -> None:
     show_default=True,
     help="What to write.",
 )
-@click.option("--exact", is_flag=True, help="QDQ that gives quantkit's bits in other runtimes; slow.")
+@click.option(
+    "--exact/--fusable",
+    default=None,
+    help="QDQ that gives quantkit's results elsewhere [default], or QDQ that runtimes join to INT8 kernels.",
+)
 @output_options("MODEL.FORMAT.onnx")
 @console_options
 def export(
-    model: Path, format_: str, exact: bool, output: Path | None, force: bool, quiet: bool, verbose: bool
+    model: Path, format_: str, exact: bool | None, output: Path | None, force: bool, quiet: bool, verbose: bool
 ) -> None:
     """Write a model for runtimes that know no local functions: plain standard ONNX operators.
 
-    qdq: each quantized op becomes DequantizeLinear, the FP32 op, QuantizeLinear.
+    qdq: standard operators of ai.onnx, in one of two forms.
 
-    qoperator: QLinearConv, QLinearAdd and their like, of ai.onnx and com.microsoft; qdq around the rest.
+    --exact, the default: integers in float32, one rounding an op; onnxruntime and OpenVINO compute quantkit's results.
 
-    --exact: integers in float32 and one rounding an op; onnxruntime and OpenVINO compute quantkit's bits with it.
+    --fusable: DequantizeLinear, op, QuantizeLinear, as runtimes recognise and join to INT8 kernels: fast there; results
+    differ by ties.
+
+    qoperator: QLinearConv, QLinearAdd and their like, of ai.onnx and com.microsoft; --fusable around the rest.
 
     What `quantize` kept in FP32 is plain ONNX already and is written as it is.
     """
+    from quantkit.report.export import REWRITTEN, save_export
     from quantkit.report.export import export as exported
-    from quantkit.report.export import save_export
 
     console = Console(quiet, verbose)
     if exact and format_ != "qdq":
         raise click.UsageError("--exact is a form of qdq, not of qoperator; leave one of the two out.")
-    target = _target(model, output, f".{'exact' if exact else format_}.onnx", force)
-    save_export(exported(model, format_, exact), target)
+    target = _target(model, output, f".{format_}.onnx", force)
+    result = exported(model, format_, exact)
+    save_export(result, target)
+    if format_ == "qdq" and result.meta[REWRITTEN]:
+        console.note(FORM_NOTES[exact is not False])
     if not quiet:
         console.result(f"wrote {target} ({_size(target)})")
+
+
+FORM_NOTES = {
+    True: "exact form: other runtimes compute quantkit's results with it, in float32; "
+    "--fusable writes the one that they join to INT8 kernels",
+    False: "fusable form: runtimes join it to INT8 kernels, and results differ from quantkit's by ties; "
+    "--exact writes the one that gives the same results",
+}
+"""Whether the QDQ file is exact -> what that form is good for, and how to get the other."""
 
 
 def _data(model: Path, data: str | None, synthetic: bool, console: Console) -> Any:

@@ -13,10 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.foreign.exact_rows import ROWS, count_of, dimensions, is_open, rank_of
-from quantkit.foreign.exact_sums import accumulator
+from quantkit.foreign.exact_sums import EXACT_BELOW, accumulator
 from quantkit.foreign.qdq import finish, put_in_place, write_bodies, write_node
 from quantkit.foreign.site import Site, clamp_bounds
-from quantkit.foreign.unit import as_bytes, integers, looked_up, number, rounded
+from quantkit.foreign.unit import apart, as_bytes, integers, looked_up, number, real_of_int32, rounded
 from quantkit.fuse.activations import ACTIVATIONS, lookup_table
 from quantkit.fuse.graph import Reject, quantkit_name
 from quantkit.fuse.opnames import BINARY, PRODUCTS, WEIGHTED
@@ -106,11 +106,10 @@ WIDES: dict[str, Callable[[Site, ir.Value, float], ir.Value]] = {
 
 
 def _weighted(site: Site) -> ir.Value:
-    sums = accumulator(site)
     x, scale = site.params(site.operands[1:3]), site.array(4).astype(np.float64)
 
     def steps(target: QuantParams) -> ir.Value:
-        factor = (scale * x.scale / target.scale).astype(np.float32)
+        sums, factor = accumulator(site, (scale * x.scale / target.scale).astype(np.float32), target)
         value = site.emit("Mul", [sums, site.constant("multiplier", site.over_channels(factor))])
         return site.emit("Add", [value, _scaled(site, 8, target.scale)]) if site.name.add else value
 
@@ -118,10 +117,11 @@ def _weighted(site: Site) -> ir.Value:
 
 
 def _scaled(site: Site, first: int, step: float) -> ir.Value:
-    """f32(q - zp) * f32(s / step) of the triple at `first`: as a table, which no runtime joins with the sum behind."""
-    p = site.params(site.operands[first + 1 : first + 3])
-    table = (np.arange(256) - p.zero_point).astype(np.float32) * np.float32(p.scale / step)
-    return looked_up(site, site.operands[first], table)
+    """f32(q - zp) * f32(s / step) of the triple at `first`."""
+    q, zero_point = site.operands[first], site.operands[first + 2]
+    own = site.params(site.operands[first + 1 : first + 3])
+    factor = site.constant("scaled", np.float32(own.scale / step))
+    return apart(site, site.emit("DequantizeLinear", [q, factor, zero_point]))
 
 
 def _binary(site: Site) -> ir.Value:
@@ -195,11 +195,12 @@ def _reduce_mean(site: Site) -> ir.Value:
     axes = list(own["axes"].as_ints()) if "axes" in own else list(range(2, rank))
     axes = [axis % rank for axis in axes or range(rank)]
     keep = own["keepdims"].as_int() if "keepdims" in own else 1
-    zero_point = site.constant("zero_point", np.int32(site.params(site.operands[1:3]).zero_point))
-    centred = site.emit("Sub", [site.cast(x, ir.DataType.INT32), zero_point])
     reduced = site.constant("axes", np.array(axes, np.int64))
-    sums = site.emit("ReduceSum", [centred, reduced], {"keepdims": keep})
-    total = site.cast(sums, ir.DataType.FLOAT)
+    centred = integers(site, site.operands[:3])
+    if not is_open(x, axes) and 255 * count_of(x, axes) < EXACT_BELOW:
+        return _mean(site, site.emit("ReduceSum", [centred, reduced], {"keepdims": keep}), np.array(count_of(x, axes)))
+    sums = site.emit("ReduceSum", [site.cast(centred, ir.DataType.INT32), reduced], {"keepdims": keep})
+    total = real_of_int32(site, sums)
     if is_open(x, axes):
         return rounded(site, site.emit("Mul", [total, _factor_of_open(site, reduced)]), site.y)
     return _mean(site, total, np.array(count_of(x, axes)))

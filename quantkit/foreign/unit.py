@@ -23,12 +23,27 @@ def integers(site: Site, triple: Sequence[ir.Value | None]) -> ir.Value:
 def rounded(site: Site, steps: ir.Value, pair: Pair, low: int = 0, high: int = 255) -> ir.Value:
     """clamp(rne(steps) + zero point, low, high) of float32 values in steps of the scale of `pair`.
 
-    By Clip, Round, Add and Cast: OpenVINO adds the zero point of a QuantizeLinear before it rounds.
+    Round stands before the QuantizeLinear because OpenVINO adds the zero point before it rounds, and multiplies what
+    stands in front into its scale. Saturation is the clamp to (0, 255).
     """
-    zero_point = site.params(pair).zero_point
-    bounds = [number(site, float(bound - zero_point)) for bound in (low, high)]
-    whole = site.emit("Round", [site.emit("Clip", [steps, *bounds])])
-    return site.cast(site.emit("Add", [whole, number(site, float(zero_point))]), ir.DataType.UINT8)
+    if (low, high) != (0, 255):
+        zero_point = site.params(pair).zero_point
+        steps = site.emit("Clip", [steps, *(number(site, float(bound - zero_point)) for bound in (low, high))])
+    return site.emit("QuantizeLinear", [site.emit("Round", [steps]), number(site, 1.0), pair[1]])
+
+
+def apart(site: Site, value: ir.Value) -> ir.Value:
+    """The same value behind a Clip that does nothing, |value| <= 2^31: runtimes join no arithmetic across it.
+
+    They would multiply a factor into weights, or multiply and add without rounding in between. The Clip itself they
+    compute with what stands in front of it.
+    """
+    return site.emit("Clip", [value, number(site, -(2.0**31)), number(site, 2.0**31)])
+
+
+def real_of_int32(site: Site, value: ir.Value) -> ir.Value:
+    """float32 of int32. Without the Clip, OpenVINO would compute in the u8 of a QuantizeLinear behind it."""
+    return apart(site, site.cast(value, ir.DataType.FLOAT))
 
 
 def looked_up(site: Site, x: ir.Value | None, table: np.ndarray) -> ir.Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,9 +169,10 @@ def test_inspect_gives_a_reason_for_every_node_that_onnxruntime_runs(digits, tmp
     assert all(node["runs_on"] == "onnxruntime" and node["reason"] for node in load_json(result)["nodes"])
 
 
-def test_export_writes_standard_onnx_that_computes_the_same(digits, tmp_path):
+def test_the_fusable_export_is_what_onnxruntime_makes_of_the_model_itself(digits, tmp_path, capsys):
     out = tmp_path / "q.onnx"
-    assert run("export", digits.int8, "--format", "qdq", "-o", out) == 0
+    assert run("export", digits.int8, "--format", "qdq", "--fusable", "-o", out) == 0
+    assert "fusable form: runtimes join it to INT8 kernels" in capsys.readouterr().err
     model = onnx.load(out)
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} == {""}
@@ -191,14 +193,26 @@ def test_export_writes_integer_operators_that_compute_the_same_within_a_step(dig
     assert np.abs(wanted - got).max() <= 0.02 * np.ptp(wanted)
 
 
-def test_the_exact_export_gives_the_bits_of_the_engine_and_is_no_form_of_qoperator(digits, tmp_path, capsys):
-    out = tmp_path / "x.onnx"
-    assert run("export", digits.int8, "--exact", "-o", out) == 0
+@pytest.mark.parametrize("options", [(), ("--exact",), ("--format", "qdq")])
+def test_the_export_gives_the_bits_of_the_engine_by_default(options, digits, tmp_path, capsys):
+    source = shutil.copy(digits.int8, tmp_path / "model.onnx")
+    assert run("export", source, *options) == 0
+    out, said = tmp_path / "model.qdq.onnx", capsys.readouterr()
+    assert "--fusable writes the one that they join to INT8 kernels" in said.err
+    assert "INT8 kernels" not in said.out
     images = np.random.default_rng(2).standard_normal((2, 1, 32, 32)).astype(np.float32)
     got = onnxruntime.InferenceSession(out).run(None, {"input": images})[0]
     np.testing.assert_array_equal(got, Session(digits.int8, threads=1).run(None, {"input": images})[0])
-    capsys.readouterr()
-    assert run("export", digits.int8, "--exact", "--format", "qoperator", "-o", tmp_path / "y.onnx") == 2
+    assert run("export", source, *options, "--force", "-q") == 0
+    assert not capsys.readouterr().err
+
+
+def test_qoperator_has_no_exact_form_to_ask_for(digits, tmp_path, capsys):
+    out = tmp_path / "y.onnx"
+    assert run("export", digits.int8, "--format", "qoperator", "-o", out) == 0
+    assert run("export", digits.int8, "--format", "qoperator", "--fusable", "--force", "-o", out) == 0
+    assert "form: " not in capsys.readouterr().err
+    assert run("export", digits.int8, "--exact", "--format", "qoperator", "--force", "-o", out) == 2
     assert "--exact is a form of qdq, not of qoperator; leave one of the two out. See `" in capsys.readouterr().err
 
 

@@ -33,7 +33,7 @@ def in_onnxruntime(proto, feeds, level):
 @pytest.mark.parametrize("case", EVERY_OP)
 def test_an_op_exported_exactly_gives_the_bits_of_the_engine_in_every_runtime(case):
     model, feeds, wanted, step = made(case)
-    proto = to_proto(export(model, exact=True))
+    proto = to_proto(export(model))
     onnx.checker.check_model(proto, full_check=True)
     assert {node.domain for node in proto.graph.node} == {""}
     if case in QDQ_ONLY:
@@ -61,7 +61,7 @@ def test_sums_that_may_leave_what_float32_holds_are_made_of_parts(base):
     proto = WIDE_LAYERS[base]
     model = calibrated(proto)
     feeds = {"x": np.abs(feeds_of(proto)["x"]) * 4}  # beyond the ranges: bytes of 255
-    exported = export(model, exact=True)
+    exported = export(model)
     operators = [node.op_type for node in exported.graph]
     assert operators.count(base) == operators.count("Slice") >= 2
     wanted = Session(model, threads=1).run(None, feeds)[0]
@@ -72,7 +72,7 @@ def test_a_grouped_convolution_of_such_sums_uses_integer_operators():
     proto = one("t = Conv<kernel_shape = [3, 3], group = 2>(x, w, b) y = Relu(t)", x="float[1,1024,4,4] x",
                 w=(4, 512, 3, 3), b=(4,))  # fmt: skip
     model, feeds = calibrated(proto), feeds_of(proto)
-    exported = export(model, exact=True)
+    exported = export(model)
     assert "ConvInteger" in {node.op_type for node in exported.graph}
     wanted = Session(model, threads=1).run(None, feeds)[0]
     np.testing.assert_array_equal(in_onnxruntime(to_proto(exported), feeds, "off"), wanted)
@@ -80,7 +80,7 @@ def test_a_grouped_convolution_of_such_sums_uses_integer_operators():
 
 def test_a_mean_over_open_sizes_divides_by_the_count_of_each_run():
     proto = one("y = GlobalAveragePool(x)", x="float[N,4,H,W] x")
-    exported = to_proto(export(calibrated(proto), exact=True))
+    exported = to_proto(export(calibrated(proto)))
     model = Session(calibrated(proto), threads=1)
     for size in (3, 7):
         feeds = {"x": feeds_of(proto, batch=size)["x"]}
@@ -102,16 +102,16 @@ def test_the_exact_form_of_a_deep_network_has_no_rounding_that_grows():
     wanted = Session(model, threads=1).run(names, feeds)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = LEVELS["off"]
-    exported = to_proto(export(model, exact=True)).SerializeToString()
+    exported = to_proto(export(model)).SerializeToString()
     got = onnxruntime.InferenceSession(exported, options).run(names, feeds)
     for name, ours, theirs in zip(names, wanted, got, strict=True):
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
 
 def test_one_scale_of_1_needs_no_opset_13_and_indices_stay_valid_before_it():
-    assert export(made("Conv Relu")[0], exact=True).opset_imports[""] == 11
+    assert export(made("Conv Relu")[0]).opset_imports[""] == 11
     picked = calibrated(one("y = Gather<axis = 1>(x, k)", k=np.array([3, 0], I64)))
-    assert export(picked, exact=True).opset_imports[""] == 10
+    assert export(picked).opset_imports[""] == 10
 
 
 def test_integer_operators_have_no_exact_form():
