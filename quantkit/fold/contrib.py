@@ -18,6 +18,7 @@ from quantkit.types import Decision
 
 BLOCKED = "com.microsoft.nchwc"
 """Convolutions whose weights and maps onnxruntime has laid out in blocks for the CPU that it saved the file on."""
+OTHER_FLOATS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 AXES_OF_UNSQUEEZE = 13
 """The opset from which the axes of Unsqueeze and the sizes of Split are inputs: older files keep their fused ops."""
 
@@ -176,7 +177,7 @@ def write_out_contrib(model: ir.Model) -> list[Decision]:
     decisions = []
     for node in list(model.graph):
         form = FORMS.get((node.domain, node.op_type))
-        if form is None or data_input(node).dtype not in (None, ir.DataType.FLOAT):
+        if form is None or any(value is not None and value.dtype in OTHER_FLOATS for value in node.inputs):
             continue
         writer, was = Writer(node, version), node.op_type
         try:

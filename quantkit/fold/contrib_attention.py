@@ -1,4 +1,4 @@
-"""onnxruntime's Attention and MultiHeadAttention, written out as products, scale, mask and Softmax.
+"""onnxruntime's Attention, MultiHeadAttention and EmbedLayerNormalization, written out.
 
 softmax(scale Q K' + mask) V by heads. Attention projects Q, K and V from one input: three products with their own
 weights here, as the exporter wrote them, so that each gets a range of its own.
@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fold.contrib_writer import MICROSOFT, Form, Writer, require_rank, require_unused
-from quantkit.fold.editing import RefusalError, constant, data_input, input_at
+from quantkit.fold.editing import RefusalError, constant, data_input, input_at, rank
 
 MASKED = -10000.0
 """mask_filter_value: what is added to the score of a hidden position."""
@@ -85,16 +85,51 @@ def _width(value: ir.Value) -> int:
 
 
 def _mask(writer: Writer, mask: ir.Value | None) -> ir.Value | None:
-    """(1 - mask) * mask_filter_value with axes for heads, from [batch, keys] or [batch, queries, keys] of 0 and 1."""
+    """(1 - mask) * mask_filter_value with axes for heads, from [batch, keys] or [batch, queries, keys] of 0 and 1, or
+    from [batch] counts of the keys that are shown."""
     if mask is None:
         return None
-    missing = {2: (1, 2), 3: (1,)}.get(require_rank(mask))
+    if require_rank(mask) == 1:
+        mask = _from_counts(writer, mask)
+    missing = {2: (1, 2), 3: (1,)}.get(rank(mask) or 2)
     if missing is None:
-        raise RefusalError(f"{writer.node.op_type} with a mask of rank {require_rank(mask)}")
+        raise RefusalError(f"{writer.node.op_type} with a mask of rank {rank(mask)}")
     shown = writer.emit("Cast", mask, to=int(ir.DataType.FLOAT))
     shown = writer.emit("Unsqueeze", shown, writer.integers(*missing))
     hidden = writer.emit("Sub", writer.number(1.0), shown)
     return writer.emit("Mul", hidden, writer.number(writer.node.attributes.get_float("mask_filter_value", MASKED)))
+
+
+def _from_counts(writer: Writer, counts: ir.Value) -> ir.Value:
+    """[batch, keys] of bool. Other masks of one axis, for padding on both sides, have two or more values a sample."""
+    x = data_input(writer.node)
+    if counts.shape is None or x.shape is None or counts.shape[0] != x.shape[0] or counts.shape[0] is None:
+        raise RefusalError(f"{writer.node.op_type} with a mask of one axis that is not the batch")
+    ends = writer.emit("Cast", writer.emit("Unsqueeze", counts, writer.integers(1)), to=int(ir.DataType.INT64))
+    return writer.emit("Less", writer.counted(x, 1), ends)
+
+
+def _embedding(writer: Writer) -> dict[int, ir.Value]:
+    """LayerNormalization of the sum of the rows for words, positions and segments; output 1 counts the mask's ones,
+    output 2 is the sum. Without a mask, output 1 is 0: as a mask it hides all keys alike, which is none."""
+    node = writer.node
+    words, segments, mask, positions = (input_at(node, index) for index in (0, 1, 7, 8))
+    if mask is None and len(node.outputs) > 1:
+        for reader, index in list(node.outputs[1].uses()):
+            if (reader.op_type, index) == ("Attention", 3):
+                reader.replace_input_with(3, None)
+        require_unused(node, 1)
+    places = writer.counted(words, 1) if positions is None else positions
+    total = writer.emit(
+        "Add", writer.emit("Gather", node.inputs[2], words), writer.emit("Gather", node.inputs[3], places)
+    )
+    if segments is not None:
+        total = writer.emit("Add", total, writer.emit("Gather", node.inputs[4], segments))
+    epsilon = node.attributes.get_float("epsilon", 1e-12)
+    written = {0: writer.emit("LayerNormalization", total, *list(node.inputs)[5:7], epsilon=epsilon, axis=-1)}
+    if mask is not None and len(node.outputs) > 1:
+        written[1] = writer.emit("ReduceSum", mask, writer.integers(1), keepdims=0)
+    return written | ({2: total} if len(node.outputs) > 2 else {})
 
 
 def _written(writer: Writer, heads: _Heads, *masks: ir.Value | None) -> dict[int, ir.Value]:
@@ -118,5 +153,6 @@ def _written(writer: Writer, heads: _Heads, *masks: ir.Value | None) -> dict[int
 ATTENTION: dict[tuple[str, str], Form] = {
     (MICROSOFT, "Attention"): _attention,
     (MICROSOFT, "MultiHeadAttention"): _multi_head,
+    (MICROSOFT, "EmbedLayerNormalization"): _embedding,
 }
 """As the table of quantkit.fold.contrib."""

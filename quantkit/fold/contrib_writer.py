@@ -57,6 +57,12 @@ class Writer:
         axes = list(range(require_rank(x)))
         return self.emit("Transpose", x, perm=[*axes[:-2], axes[-1], axes[-2]])
 
+    def counted(self, x: ir.Value | None, axis: int) -> ir.Value:
+        """0, 1, ... for each place along an axis: int64 [size]."""
+        size = self.emit("Gather", self.emit("Shape", x), self.array("axis", np.array(axis, np.int64)), axis=0)
+        zero, one = (self.array(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+        return self.emit("Range", zero, size, one)
+
     def finish(self, values: Mapping[int, ir.Value]) -> None:
         """values: output index -> what takes its place, name, type and shape included."""
         for index, value in values.items():

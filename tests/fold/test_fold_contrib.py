@@ -84,6 +84,38 @@ CASES = {
         ([X, X, X, (48,), MASK.shape], {"num_heads": 2}, {"weights": {3: normal(48)}, "mask": 4}),
     ],
 }
+IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]], np.int32)
+
+
+def embedded(masked):
+    """EmbedLayerNormalization in front of an Attention that takes its count of shown keys as a mask."""
+    held = {"words": normal(10, 16), "places": normal(5, 16), "kinds": normal(2, 16), "g": normal(16), "z": normal(16),
+            "w": QKV[1], "b": QKV[2]}  # fmt: skip
+    first = ["ids", "segments", "words", "places", "kinds", "g", "z", *(["mask"] if masked else [])]
+    nodes = [
+        helper.make_node("EmbedLayerNormalization", first, ["e", "count"], domain="com.microsoft", epsilon=1e-5),
+        helper.make_node("Attention", ["e", "w", "b", "count"], ["y"], domain="com.microsoft", num_heads=2),
+    ]
+    ids = [helper.make_tensor_value_info(name, TensorProto.INT32, ["N", 5]) for name in ("ids", "segments", "mask")]
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    weights = [numpy_helper.from_array(array, name) for name, array in held.items()]
+    graph = helper.make_graph(nodes, "g", ids[: 3 if masked else 2], [out], weights)
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_embeddings_and_the_mask_that_they_count_are_written_out(masked):
+    proto = embedded(masked)
+    given = {"ids": IDS, "segments": IDS % 2} | ({"mask": MASK} if masked else {})
+    model = load(proto)
+    fold(model)
+    assert not [node for node in model.graph if node.domain]
+    for batch in (1, 2):
+        part = {name: array[:batch] for name, array in given.items()}
+        np.testing.assert_allclose(run(to_proto(model), part)[0], run(proto, part)[0], rtol=2e-3, atol=2e-3)
+
+
 EACH = [pytest.param(op, *case, id=f"{op}{i}") for op, cases in CASES.items() for i, case in enumerate(cases)]
 
 
