@@ -30,7 +30,10 @@ BETTER_PART = 1.02
 """A part is preferred to the whole if it is this many times as fast."""
 SHARES = (0.003, 0.03, 0.2)
 """Regions with less than this share of the multiply-adds are given up, all at a time."""
-SECONDS, SHORTEST = 0.08, 0.001
+SECONDS, SHORTEST, PARTS = 0.08, 0.001, 9
+"""CPU time of a measurement and of its shortest turn, the median of whose parts counts: on a busy machine others take
+the caches in the middle of a turn. A ratio that is 1.05 to 1.11 undisturbed is so at load 18 on two cores as well, where
+means of turns whose length a cold run had set made 0.4 to 1.3 of it (silero_vad_16k, 70 us)."""
 SECONDS_MOST, RATIO_SECONDS, ALL_SECONDS = 5.0, 15.0, 60.0
 """CPU time that a model may take whose single run takes seconds: for the rounds of one measurement, after which no
 other one is made for the same ratio, and after which no other shape is timed."""
@@ -114,7 +117,8 @@ def _pairs(runs: Runs, threshold: float, clock: Clock, deadline: Deadline, rest:
 
     def measured() -> np.ndarray:
         shortest = max(SHORTEST, rest / 3)
-        return interleave(runs, seconds=SECONDS, shortest=shortest, clock=clock, rest=rest, most=SECONDS_MOST)
+        return interleave(runs, seconds=SECONDS, shortest=shortest, clock=clock, rest=rest, most=SECONDS_MOST,
+                          parts=PARTS)  # fmt: skip
 
     times = measured()
     for _ in range(EXTENSIONS):
@@ -216,7 +220,7 @@ def _best_part(fused: ir.Model, quantized: Quantized, names: Sequence[str], feed
         return whole, {}
     runs = [lambda s=session: s.run(None, feeds) for session in sessions]  # type: ignore[misc]
     times = interleave(runs, seconds=2 * SECONDS * len(runs), min_rounds=9, shortest=SHORTEST, clock=cpu_clock(),
-                       most=PARTS_SECONDS)  # fmt: skip
+                       most=PARTS_SECONDS, parts=PARTS)  # fmt: skip
     gains = [ratio_interval(times[:, 0] / times[:, i]) for i in range(len(runs))]
     best = max(range(len(runs)), key=lambda i: gains[i][1])
     if gains[best][1] < BETTER_PART or gains[best][0] < 1.0:

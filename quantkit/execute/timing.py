@@ -13,6 +13,8 @@ WALL_FACTOR = 4.0
 LONG_SECONDS, ROUNDS_LEAST = 0.5, 3
 """A candidate that runs so long needs no second run to be warm. So many rounds are measured however long they take:
 what disturbs a run of a second is a small part of it."""
+WARM_RUNS = 10
+"""Unmeasured runs of a candidate that is to be repeated."""
 SHORTEST_SECONDS = 0.005
 """A measurement shorter than this repeats its candidate: the clock and the caches of the others would show."""
 TICK_MOST = 1e-6
@@ -60,17 +62,20 @@ def interleave(
     rest: float = 0.0,
     tick: Callable[[float], None] | None = None,
     most: float = float("inf"),
+    parts: int = 1,
 ) -> np.ndarray:
     """Time `candidates` for about `seconds` in all, and at least `min_rounds` rounds.
 
     Returns float64 [rounds, candidates], seconds a run. Each round starts with another candidate, so none always
-    runs after the same one. Two unmeasured runs of each come first, one where it takes LONG_SECONDS.
+    runs after the same one. At least two unmeasured runs of each come first, one where it takes LONG_SECONDS.
     shortest: a candidate that takes less time is repeated inside a measurement until it does; 0: never, so that every
     single run shows (latency).
     rest: seconds of sleep before each measurement, and an unmeasured run after it: threads that wait busily for the
     next run of one candidate must not hold the cores of the other.
     tick: called between rounds with the seconds spent.
     most: seconds after which ROUNDS_LEAST rounds are enough, as a Deadline counts them.
+    parts: where a measurement repeats its candidate, it is the median of so many parts: the caches that a preemption
+    leaves cold show in one of them, not in the mean.
     """
     repeats = [_repeats(candidate, clock, shortest) for candidate in candidates]
     started, deadline = clock(), Deadline(most, clock)
@@ -84,7 +89,7 @@ def interleave(
             if rest:
                 time.sleep(rest)
                 candidates[i]()
-            times[i] = _timed(candidates[i], repeats[i], clock)
+            times[i] = _middle(candidates[i], repeats[i], clock, parts)
         rounds.append(times)
         if tick is not None:
             tick(clock() - started)
@@ -110,11 +115,24 @@ def ratio_interval(ratios: np.ndarray) -> tuple[float, float, float]:
 
 
 def _repeats(candidate: Callable[[], object], clock: Clock, shortest: float) -> int:
+    """How often a measurement of `shortest` seconds runs the candidate: by the shortest of the runs that make it warm.
+    One that is cold, or cut in two by others, would give a short model one run where the other has ten, and every turn
+    of it would start with cold caches."""
     once = _timed(candidate, 1, clock)
     if once >= max(LONG_SECONDS, shortest):
         return 1
-    once = _timed(candidate, 1, clock)
+    for _ in range(WARM_RUNS):
+        taken = _timed(candidate, 1, clock)
+        once = min(once, taken)
+        if taken >= 2 * shortest:
+            break
     return max(1, min(1000, round(shortest / max(once, 1e-7))))
+
+
+def _middle(candidate: Callable[[], object], repeats: int, clock: Clock, parts: int) -> float:
+    """Seconds a run: the median of at most `parts` parts of the `repeats`."""
+    parts = min(parts, repeats)
+    return float(np.median([_timed(candidate, repeats // parts, clock) for _ in range(parts)]))
 
 
 def _timed(candidate: Callable[[], object], repeats: int, clock: Clock) -> float:

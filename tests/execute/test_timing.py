@@ -53,6 +53,31 @@ def test_a_short_candidate_is_repeated_and_its_time_is_for_one_run():
     assert clock.now >= 2 * 0.0049
 
 
+def test_cold_runs_do_not_set_how_often_a_short_candidate_is_repeated():
+    clock, runs = Clock(), []
+
+    def cold_at_first():
+        runs.append(1)
+        clock.now += 0.004 if len(runs) <= 3 else 0.0001
+
+    times = interleave([cold_at_first], seconds=0.0, min_rounds=1, clock=clock)
+    assert len(runs) >= 50  # repeats of 0.1 ms in 5 ms; by the second run it were one
+    assert times == pytest.approx(np.full((1, 1), 0.0001))
+
+
+def test_a_turn_is_the_median_of_its_parts_so_that_a_disturbed_run_does_not_count():
+    clock, runs = Clock(), []
+
+    def sometimes_slow():
+        runs.append(1)
+        clock.now += 0.01 if len(runs) % 10 == 0 else 0.001
+
+    means = interleave([sometimes_slow], seconds=0.0, min_rounds=4, shortest=0.01, clock=clock)
+    medians = interleave([sometimes_slow], seconds=0.0, min_rounds=4, shortest=0.01, clock=clock, parts=5)
+    assert means == pytest.approx(np.full((4, 1), 0.0019))
+    assert medians == pytest.approx(np.full((4, 1), 0.001))
+
+
 def test_the_ratio_is_paired_by_round_so_a_slow_phase_cancels():
     slow_phase = np.array([1.0, 1.0, 10.0, 10.0])
     assert median_ratio(3.0 * slow_phase, slow_phase) == pytest.approx(3.0)
