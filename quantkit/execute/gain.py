@@ -32,8 +32,8 @@ SHARES = (0.003, 0.03, 0.2)
 """Regions with less than this share of the multiply-adds are given up, all at a time."""
 SECONDS, SHORTEST, PARTS = 0.08, 0.001, 9
 """CPU time of a measurement and of its shortest turn, the median of whose parts counts: on a busy machine others take
-the caches in the middle of a turn. A ratio that is 1.05 to 1.11 undisturbed is so at load 18 on two cores as well, where
-means of turns whose length a cold run had set made 0.4 to 1.3 of it (silero_vad_16k, 70 us)."""
+the caches in the middle of a turn. A ratio that is 1.05 to 1.11 undisturbed is so at load 18 on two cores as well,
+where means of turns whose length a cold run had set made 0.4 to 1.3 of it (silero_vad_16k, 70 us)."""
 SECONDS_MOST, RATIO_SECONDS, ALL_SECONDS = 5.0, 15.0, 60.0
 """CPU time that a model may take whose single run takes seconds: for the rounds of one measurement, after which no
 other one is made for the same ratio, and after which no other shape is timed."""
