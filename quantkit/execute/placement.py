@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from quantkit.fuse.graph import constant, has_int8_body, quantkit_name
-from quantkit.lower.regions import Step, why_not_native
+from quantkit.lower.regions import Step, shape_operands, why_not_native
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,12 @@ def node_plans(graph: ir.Graph, steps: Sequence[Step], runners: Sequence[Any], i
 
 
 def _kernels(step: Step, runner: Any, isa: str) -> Mapping[str, str]:
-    """The kernels of a region, from its plan for the declared shapes, dynamic dimensions as EXAMPLE_SIZES."""
-    compiled = None
+    """The kernels of a region, from its plan for the declared shapes, dynamic dimensions as EXAMPLE_SIZES; where these
+    do not fit together, from the plan of the latest run."""
+    compiled, given = runner.latest_plan, shape_operands(step)
     for size in EXAMPLE_SIZES:
         try:
-            compiled = runner.plan_for(tuple(_example_dims(v, size) for v in step.inputs))
+            compiled = runner.plan_for(tuple(_example_dims(given.get(v, v), size) for v in step.inputs))
             break
         except Exception:  # any error of a shape that no run need have
             continue

@@ -26,6 +26,11 @@ Lower = Callable[[Shapes, dict[str, PackedSpec]], Plan]
 """The plan of a region for input shapes; adds the weights it needs to the specs."""
 
 
+def _shape_or_operand(array: np.ndarray) -> tuple[int, ...]:
+    """What a plan depends on: the shape of a tensor, the numbers in an int64 one, which is a shape itself."""
+    return tuple(array.tolist()) if array.dtype == np.int64 else array.shape
+
+
 class NativeRegion:
     """A native step of a session: packed weights, and a plan for each input shape seen lately.
 
@@ -45,7 +50,7 @@ class NativeRegion:
         self._planning = threading.Lock()
 
     def plan_for(self, shapes: Shapes) -> CompiledPlan:
-        """The plan for these input shapes, made at first use."""
+        """The plan for these input shapes (of a shape operand: what it holds), made at first use."""
         last = self._last
         if last is not None and last[0] == shapes:
             return last[1]
@@ -82,6 +87,11 @@ class NativeRegion:
             self._packed.update(zip(specs, pool.map(one, specs.values()), strict=True))
 
     @property
+    def latest_plan(self) -> CompiledPlan | None:
+        """The plan of the latest run; None before the first."""
+        return self._last[1] if self._last is not None else None
+
+    @property
     def arena_bytes(self) -> int:
         """The largest arena of the plans made so far."""
         return max((compiled.plan.arena_bytes for compiled in list(self._plans.values())), default=0)
@@ -96,7 +106,7 @@ class NativeRegion:
     def run(self, values: dict[str, np.ndarray], pool: Pool, nanoseconds: dict[str, int] | None = None) -> None:
         """Reads the region's inputs from `values` and adds its outputs; on the threads of `pool`."""
         inputs = [np.ascontiguousarray(values[name]) for name in self.inputs]
-        compiled = self.plan_for(tuple([array.shape for array in inputs]))
+        compiled = self.plan_for(tuple([_shape_or_operand(array) for array in inputs]))
         outputs = [np.empty(dims, dtype) for _, dims, dtype in compiled.outputs]
         memory = self._borrow(compiled.memory_bytes(pool.threads))
         times = np.zeros(len(compiled.plan.ops), np.int64) if nanoseconds is not None else None

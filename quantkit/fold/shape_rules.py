@@ -7,12 +7,28 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from quantkit.fold.symbolic import Dim, Size, equals, exact_quotient, floor_divide, product, symbol
+from quantkit.fold.symbolic import (
+    Dim,
+    Size,
+    broadcast,
+    equals,
+    exact_quotient,
+    floor_divide,
+    is_size,
+    product,
+    smaller,
+    symbol,
+)
 
 if TYPE_CHECKING:
     from quantkit.fold.shape_analysis import ShapeAnalysis
 
 Dims = tuple[Dim, ...]
+ELEMENTWISE = (
+    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Where", "And", "Or", "Xor", "Equal", "Less", "LessOrEqual", "Greater",
+    "GreaterOrEqual", "Min", "Max", "Mean", "Sum",
+)  # fmt: skip
+"""Ops whose output has the shape to which their inputs broadcast."""
 PRIVATE = "$"
 """Begins the symbol of a dimension that no input names; such symbols are never written to the model."""
 TO_THE_END = (1 << 31) - 1
@@ -64,6 +80,32 @@ def _broadcast(a: Dim, b: Dim) -> Dim:
     return a if isinstance(a, int) else b
 
 
+def _elementwise(node: ir.Node, analysis: ShapeAnalysis) -> Dims | None:
+    """What the operands broadcast to; where that depends on the symbols, as ONNX has it."""
+    known = [_input_dims(node, analysis, index) for index in range(len(node.inputs))]
+    output = analysis.dims(node.outputs[0])
+    if output is None or any(dims is None for dims in known):
+        return None
+    result = list(output)
+    for axis in range(-len(output), 0):
+        dim: Dim | None = 1
+        for dims in known:
+            if dims is not None and len(dims) >= -axis and dim is not None:
+                dim = broadcast(dim, dims[axis])
+        result[axis] = output[axis] if dim is None else dim
+    return tuple(result)
+
+
+def _range(node: ir.Node, analysis: ShapeAnalysis) -> Dims | None:
+    """limit - start by steps of 1, start - limit by steps of -1, where that cannot be below 0."""
+    bounds = [_vector(node, analysis, index) for index in range(3)]
+    if any(bound is None or len(bound) != 1 for bound in bounds):
+        return None
+    start, limit, step = (bound[0] for bound in bounds if bound is not None)
+    length = limit - start if step == 1 else start - limit if step == -1 else None
+    return (length,) if length is not None and is_size(length) else None
+
+
 def _constant_of_shape(node: ir.Node, analysis: ShapeAnalysis) -> Dims | None:
     target = _vector(node, analysis, 0)
     return None if target is None else tuple(target)
@@ -107,6 +149,8 @@ def _sliced(dim: Dim, start: Dim, end: Dim, step: Dim, name: str) -> Dim:
     to_the_end = (isinstance(end, int) and end >= TO_THE_END) or equals(end, dim) is True
     if start == 0 and to_the_end and step == 1:
         return dim
+    if start == 0 and step == 1 and isinstance(dim, int) and is_size(end):
+        return smaller(end, dim)
     return symbol(name)
 
 
@@ -172,6 +216,8 @@ DIM_RULES: dict[str, Callable[[ir.Node, ShapeAnalysis], Dims | None]] = {
     "AveragePool": _window,
     "Resize": _resize,
     "Flatten": _flatten,
+    "Range": _range,
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
     "GroupNormalization": _input_dims,  # ONNX has no inference for it
 }
 """op type -> dimensions of its first output, or None to keep what ONNX inferred."""

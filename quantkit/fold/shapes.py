@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.fold.editing import RefusalError, add_constant, constant, decide, graph_of, rewrite_nodes
+from quantkit.fold.input_shapes import InputShapes, is_made
 from quantkit.fold.shape_analysis import ShapeAnalysis
 from quantkit.fold.shape_values import ELEMENT_RULES
 from quantkit.fold.symbolic import Dim, exact_quotient, shown
@@ -36,10 +37,11 @@ def annotate_shapes(model: ir.Model) -> None:
 def fold_shapes(model: ir.Model) -> list[Decision]:
     """Make shape-valued inputs constant: all elements known, or a form that copies what is not.
 
-    Reshape: 0 for a dimension of the input, one -1. Slice: INT64_MAX for "to the end", negative offsets from it.
+    Reshape: 0 for a dimension of the input, one -1; where more sizes are open, an input that depends on nothing but the
+    shapes of the model's inputs. Slice: INT64_MAX for "to the end", negative offsets from it.
     Expand: 1 for a dimension that stays. Resize: sizes that are a fixed multiple of the input become scales.
     """
-    analysis = ShapeAnalysis(model)
+    analysis, shapes = ShapeAnalysis(model), InputShapes(model)
 
     def replace(node: ir.Node) -> Decision | None:
         return _replace_known(node, analysis)
@@ -47,7 +49,14 @@ def fold_shapes(model: ir.Model) -> list[Decision]:
     def rewrite(node: ir.Node) -> Decision | None:
         return SHAPE_INPUT_RULES[node.op_type](node, analysis)
 
-    return rewrite_nodes(model, ELEMENT_RULES, replace) + rewrite_nodes(model, SHAPE_INPUT_RULES, rewrite)
+    def reshape(node: ir.Node) -> Decision | None:
+        return _reshape(node, analysis, shapes)
+
+    return (
+        rewrite_nodes(model, ELEMENT_RULES, replace)
+        + rewrite_nodes(model, SHAPE_INPUT_RULES, rewrite)
+        + rewrite_nodes(model, ["Reshape"], reshape)
+    )
 
 
 def _replace_known(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
@@ -98,7 +107,7 @@ def _write(node: ir.Node, index: int, numbers: list[int]) -> Decision:
     return decide(node, "folded", f"shape arithmetic to {numbers}")
 
 
-def _reshape(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
+def _reshape(node: ir.Node, analysis: ShapeAnalysis, shapes: InputShapes) -> Decision | None:
     target, dims = _open_elements(node, 1, analysis), _dims(node, analysis)
     if target is None:
         return None
@@ -114,9 +123,25 @@ def _reshape(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
             numbers.append(None)
     unknown = [position for position, number in enumerate(numbers) if number is None]
     if len(unknown) > 1 or (unknown and -1 in numbers):
-        raise RefusalError(f"Reshape to {shown(target)} has more than one size known only at run time")
+        return _reshape_by_inputs(node, target, numbers, shapes)
     node.attributes.pop("allowzero", None)
     return _write(node, 1, [-1 if number is None else number for number in numbers])
+
+
+def _reshape_by_inputs(node: ir.Node, target: list[Dim], numbers: list[int | None], shapes: InputShapes
+                       ) -> Decision | None:  # fmt: skip
+    """Several sizes are open: they are worked out from the inputs' shapes, but for one, which may be what is left."""
+    if is_made(node.inputs[1]):
+        return None
+    elements = [size if number is None else number for size, number in zip(target, numbers, strict=True)]
+    strange = [position for position, element in enumerate(elements) if not shapes.is_known(element)]
+    if len(strange) == 1 and -1 not in elements:
+        elements[strange[0]] = -1
+    elif strange:
+        raise RefusalError(f"Reshape to {shown(target)} has more than one size known only at run time")
+    node.replace_input_with(1, shapes.vector(elements))
+    node.attributes.pop("allowzero", None)
+    return decide(node, "folded", f"shape arithmetic to {shown(elements)}, from the inputs' shapes")
 
 
 def _expand(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
@@ -192,7 +217,6 @@ def _resize(node: ir.Node, analysis: ShapeAnalysis) -> Decision | None:
 
 
 SHAPE_INPUT_RULES: dict[str, Callable[[ir.Node, ShapeAnalysis], Decision | None]] = {
-    "Reshape": _reshape,
     "Expand": _expand,
     "Slice": _slice,
     "Resize": _resize,

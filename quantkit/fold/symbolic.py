@@ -11,6 +11,23 @@ LONGEST_SHOWN = 24
 """Characters of an expression in a message."""
 
 
+class Rounded(str):
+    """The symbol of an operation on sizes that is no polynomial, named after it: equals are equal strings.
+
+    op_type: the ONNX op that computes it from `operands`, as int64: Div (towards zero) or Min.
+    """
+
+    op_type: str
+    operands: tuple[Dim, Dim]
+
+    @staticmethod
+    def named(name: str, op_type: str, *operands: Dim) -> Rounded:
+        """The symbol `name` for op_type(*operands)."""
+        made = Rounded(name)
+        made.op_type, made.operands = op_type, (operands[0], operands[1])
+        return made
+
+
 @dataclass(frozen=True)
 class Size:
     """A size that depends on at least one symbol: sum of coefficient * product of symbols.
@@ -85,7 +102,38 @@ def _divide(a: Dim, b: Dim, rounding: str) -> Dim:
     if a == b:
         return 1
     quotient = exact_quotient(a, b)
-    return symbol(f"{rounding}({_operand(a)}/{_operand(b)})") if quotient is None else quotient
+    if quotient is not None:
+        return quotient
+    return symbol(Rounded.named(f"{rounding}({_operand(a)}/{_operand(b)})", "Div", a, b))
+
+
+def smaller(a: Dim, b: Dim) -> Dim:
+    """min(a, b), which is a symbol where it depends."""
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    return a if a == b else symbol(Rounded.named(f"min({a}, {b})", "Min", a, b))
+
+
+def broadcast(a: Dim, b: Dim) -> Dim | None:
+    """The common dimension of two operands that fit; None where that depends on the symbols.
+
+    min(n, k) of a number k > 0 fits n only where it is n, or 1: either way the result is n.
+    """
+    for one, other in ((a, b), (b, a)):
+        if one == 1 or one == other:
+            return other
+        if isinstance(one, int) and one > 1:
+            return one
+        only = _only_symbol(one)
+        if isinstance(only, Rounded) and only.op_type == "Min" and other in only.operands and 0 not in only.operands:
+            return other
+    return None
+
+
+def _only_symbol(value: Dim) -> str | None:
+    """The name where `value` is one symbol and nothing else."""
+    name = next(iter(value.symbols), None) if isinstance(value, Size) else None
+    return name if name is not None and value == symbol(name) else None
 
 
 def _operand(value: Dim) -> str:
@@ -115,6 +163,13 @@ def exact_quotient(a: Dim, b: Dim) -> Dim | None:
             return None
         result.append((tuple(left), factor // factor_b))
     return _from_terms(result)
+
+
+def is_size(value: Dim) -> bool:
+    """Does `value` depend on symbols and stay at 0 or above whatever they stand for?"""
+    if not isinstance(value, Size):
+        return False
+    return all(factor > 0 for _, factor in value.terms) and not any(s.startswith(QUOTIENTS) for s in value.symbols)
 
 
 def product(dims: Iterable[Dim]) -> Dim:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from quantkit.foreign import LONE_KEY, REASON_KEY
 from quantkit.foreign.linear import SHIFT, Pairs, activation_params
 from quantkit.foreign.weights import Weights, quantized_weights
-from quantkit.fuse.functions import EXTRA_INPUTS, Emitter, body_attributes, emit_activation
+from quantkit.fuse.functions import Emitter, body_attributes, emit_activation
 from quantkit.fuse.graph import Reject, constant, is_standard, new_initializer, quantkit_name, scalar
 from quantkit.fuse.opnames import BINARY, DOMAIN, OpName
 from quantkit.quantize.support import StaticForm, static_form
@@ -110,8 +110,9 @@ class _Converter:
         """An op that only moves values: its output keeps the input's parameters, whatever reads it."""
         operands = [self._operand(value, form) for value in form.data]
         operand = operands[0]
-        new = self._insert(node, form.name, [*_triples(operands, self.pairs), *self._extra(node, form),
-                                             *self.pairs(operand[1], "")], form)  # fmt: skip
+        extra = form.extra_inputs(self.graph, node.name or "")
+        inputs = [*_triples(operands, self.pairs), *extra, *self.pairs(operand[1], "")]
+        new = self._insert(node, form.name, inputs, form)
         for old, out in zip(node.outputs, new.outputs, strict=True):
             self._dequantize(old, out, operand[1])
         self.graph.remove(node, safe=True)
@@ -185,14 +186,10 @@ class _Converter:
         made = [new_initializer(self.graph, f"{node.name}/{what}", array) for what, array in parts.items()]
         return [*_triples([x], self.pairs), *made]
 
-    def _extra(self, node: ir.Node, form: StaticForm) -> list[ir.Value]:
-        names = EXTRA_INPUTS.get(form.name.base, ())
-        return [new_initializer(self.graph, f"{node.name}/{n}", a) for n, a in zip(names, form.extra, strict=True)]
-
     def _emit(self, node: ir.Node, form: StaticForm, inputs: Sequence[ir.Value], y: QuantParams) -> None:
         """The static op in place of `node` and of the QuantizeLinear nodes that read it."""
         out_name = node.outputs[0].name or ""
-        all_inputs = [*inputs, *self._extra(node, form), *self.pairs(y, out_name)]
+        all_inputs = [*inputs, *form.extra_inputs(self.graph, node.name or ""), *self.pairs(y, out_name)]
         new = self._insert(node, form.name, all_inputs, form)
         for old, out in zip(node.outputs, new.outputs, strict=True):
             for quantize in [use.node for use in old.uses()]:

@@ -48,6 +48,7 @@ class Lowering:
         self.views: dict[ir.Value, View] = {}
         self.dims: dict[ir.Value, tuple[int, ...]] = {}
         self.floats: dict[ir.Value, tuple[Ref, tuple[int, ...]]] = {}
+        self.shape_operands: dict[ir.Value | None, tuple[int, ...]] = {}
         self.constants: list[np.ndarray] = []
         self.constant_buffers: list[Buffer] = []
         self.inputs: list[Buffer] = []

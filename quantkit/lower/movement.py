@@ -19,19 +19,20 @@ def _list(node: ir.Node, index: int) -> list[int]:
 
 
 def lower_reshape(context: Lowering, node: ir.Node, name: OpName) -> None:
-    """u8 [*D] -> u8 of the shape at input 3: 0 keeps a dimension (unless allowzero), -1 is what is left. ONNX
-    Reshape-19.
+    """u8 [*D] -> u8 of the shape at input 3, constant or a shape operand of the region: 0 keeps a dimension (unless
+    allowzero), -1 is what is left. ONNX Reshape-19.
 
-    A view where the strides allow it, else one copy. Raises AssertionError for a shape that is not constant, which
-    quantkit.quantize.support lets no node have.
+    A view where the strides allow it, else one copy. Raises ValueError for a shape of another number of elements.
     """
-    x = context.view(node.inputs[0])
-    target = _list(node, 3)
+    x, shape = context.view(node.inputs[0]), node.inputs[3]
+    target = context.shape_operands[shape] if shape in context.shape_operands else _list(node, 3)
     allow_zero = "allowzero" in node.attributes and node.attributes["allowzero"].as_int() == 1
     dims = [x.dims[i] if d == 0 and not allow_zero else d for i, d in enumerate(target)]
     if -1 in dims:
         known = math.prod(d for d in dims if d != -1)
         dims[dims.index(-1)] = x.size // known if known else 0
+    if math.prod(dims) != x.size:
+        raise ValueError(f"{list(x.dims)} cannot become {dims}")
     context.set(node.outputs[0], context.reshaped(x, dims))
 
 

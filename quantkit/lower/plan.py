@@ -47,7 +47,7 @@ class PackedSpec:
 
 @dataclass(frozen=True)
 class ExternalTensor:
-    """An input or output of a plan, in ONNX's dense layout. dtype: float32 or uint8."""
+    """An input or output of a plan, in ONNX's dense layout. dtype: float32, uint8, or int64 of a shape operand."""
 
     name: str
     dims: tuple[int, ...]

@@ -179,8 +179,14 @@ def _destinations(step: Step) -> dict[ir.Value, tuple[ir.Value, list[ir.Value]]]
     return found
 
 
+def shape_operands(step: Step) -> dict[ir.Value, ir.Value]:
+    """The int64 inputs of a native step: the shape of a Reshape -> the tensor that it gives this shape."""
+    reshapes = [node for node in step.nodes if (name := quantkit_name(node)) is not None and name.base == "Reshape"]
+    return {v: node.outputs[0] for node in reshapes if (v := node.inputs[3]) is not None and v.const_value is None}
+
+
 def lower_region(step: Step, dims: Mapping[ir.Value, tuple[int, ...]], weights: dict[str, PackedSpec]) -> Plan:
-    """The plan of a native region. dims: the concrete shape of each of its inputs."""
+    """The plan of a native region. dims: the concrete shape of each of its inputs, and what its shape operands hold."""
     first = _lower(step, dims, {}, {}, weights)
     destination = {
         value: (whole, sum(first.dims[v][1] for v in before)) for value, (whole, before) in _destinations(step).items()
@@ -192,11 +198,14 @@ def lower_region(step: Step, dims: Mapping[ir.Value, tuple[int, ...]], weights: 
 def _lower(step: Step, dims: Mapping[ir.Value, tuple[int, ...]], destination: Mapping[ir.Value, tuple[ir.Value, int]],
            known: Mapping[ir.Value, tuple[int, ...]], weights: dict[str, PackedSpec]) -> Lowering:  # fmt: skip
     context = Lowering(destination, known, weights)
+    operands = shape_operands(step)
     for i, value in enumerate(step.inputs):
         buffer = Buffer(0, external=i)
         context.inputs.append(buffer)
         context.dims[value] = dims[value]
-        if value.dtype == ir.DataType.UINT8:
+        if value in operands:
+            context.shape_operands[value] = dims[value]
+        elif value.dtype == ir.DataType.UINT8:
             context.set(value, View(buffer, dims[value], row_major(dims[value])))
         else:
             context.floats[value] = (Ref(buffer), dims[value])
@@ -231,11 +240,13 @@ def _finish(step: Step, context: Lowering) -> Plan:
     arena = place(used)
 
     def external(value: ir.Value) -> ExternalTensor:
+        if value in context.shape_operands:
+            return ExternalTensor(value.name or "", (len(context.dims[value]),), np.dtype(np.int64))
         dtype = np.dtype(np.uint8 if value in context.views else np.float32)
         return ExternalTensor(value.name or "", context.dims[value], dtype)
 
     inputs = [external(v) for v in step.inputs]
     outputs = [external(v) for v in step.outputs]
     order: Sequence[Buffer] = [*context.inputs, *context.outputs.values(), *context.constant_buffers]
-    named = {value.name or "": d for value, d in context.dims.items()}
+    named = {value.name or "": d for value, d in context.dims.items() if value not in context.shape_operands}
     return Plan(context.ops, inputs, outputs, list(order), context.constants, arena, live_peak(used), named)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from quantkit.fold.cleanup import remove_unused_nodes
 from quantkit.fuse.expand import expand_in_place, pre_activation_name
-from quantkit.fuse.functions import EXTRA_INPUTS, body_attributes, function_for
+from quantkit.fuse.functions import body_attributes, function_for
 from quantkit.fuse.graph import constant, given_params, new_initializer, quantkit_name
 from quantkit.fuse.opnames import DOMAIN, DOMAIN_VERSION
 from quantkit.load.prepared import mark_prepared
@@ -119,8 +119,7 @@ class _Writer:
             inputs += [self.quantized(value, node), *self.pair(value.name or "")]
             if i == 0 and weights is not None:
                 inputs += self._weight_inputs(node, weights, value.name or "")
-        names = EXTRA_INPUTS.get(name.base, ())
-        inputs += [new_initializer(self.graph, f"{node.name}/{n}", a) for n, a in zip(names, form.extra, strict=True)]
+        inputs += form.extra_inputs(self.graph, node.name or "")
         out_name = node.outputs[0].name or ""
         if name.is_lookup:
             inputs += self.pair(pre_activation_name(out_name))

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.fold.input_shapes import from_input_shapes
 from quantkit.fuse.float_only import why_float
-from quantkit.fuse.functions import ATTRIBUTES
-from quantkit.fuse.graph import Reject, constant, layers_in_bodies, quantkit_name, scalar
+from quantkit.fuse.functions import ATTRIBUTES, EXTRA_INPUTS
+from quantkit.fuse.graph import Reject, constant, layers_in_bodies, new_initializer, quantkit_name, scalar
 from quantkit.fuse.masks import adds_a_mask, is_masked
 from quantkit.fuse.opnames import MAX_DEPTH, MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
 from quantkit.fuse.patterns import activation_of
@@ -34,13 +35,22 @@ MAX_LRN_POWER = 4
 
 @dataclass(frozen=True)
 class StaticForm:
-    """The u8 form of a node: `data` are the inputs to be quantized, `extra` constant inputs that follow them."""
+    """The u8 form of a node: `data` are the inputs to be quantized, `extra` the inputs that follow them: constant, or a
+    shape worked out from those of the model's inputs."""
 
     name: OpName
     data: tuple[ir.Value, ...]
-    extra: tuple[np.ndarray, ...] = ()
+    extra: tuple[np.ndarray | ir.Value, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
     shares: bool = False
+
+    def extra_inputs(self, graph: ir.Graph, node_name: str) -> list[ir.Value]:
+        """`extra` as values of `graph`: its constants become initializers named after the node."""
+        names = EXTRA_INPUTS.get(self.name.base, ())
+        return [
+            extra if isinstance(extra, ir.Value) else new_initializer(graph, f"{node_name}/{name}", extra)
+            for name, extra in zip(names, self.extra, strict=True)
+        ]
 
 
 def _attributes(node: ir.Node, base: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,6 +119,14 @@ def _moves(base: str, *inputs: str, **defaults: Any) -> Callable[[ir.Node], Stat
                           _attributes(node, base, defaults) if base in ATTRIBUTES else {}, True)  # fmt: skip
 
     return form
+
+
+def _reshape(node: ir.Node) -> StaticForm:
+    shape = node.inputs[1]
+    if shape is None or shape.const_value is not None or not from_input_shapes(shape):
+        return _moves("Reshape", "the shape", allowzero=0)(node)
+    attributes = _attributes(node, "Reshape", {"allowzero": 0})
+    return StaticForm(OpName("Reshape"), (node.inputs[0],), (shape,), attributes, True)  # type: ignore[arg-type]
 
 
 def _transpose(node: ir.Node) -> StaticForm:
@@ -298,7 +316,7 @@ FORMS: dict[str, Callable[[ir.Node], StaticForm]] = {
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
     "ReduceMean": _reduce_mean,
-    "Reshape": _moves("Reshape", "the shape", allowzero=0),
+    "Reshape": _reshape,
     "Flatten": _moves("Flatten", axis=1),
     "Unsqueeze": _moves("Unsqueeze", "the list of axes"),
     "DepthToSpace": _moves("DepthToSpace", mode="DCR"),

@@ -7,6 +7,7 @@ import pytest
 
 from quantkit import Session, pipeline
 from quantkit.errors import DataError
+from quantkit.execute.oracle import run_oracle
 from quantkit.types import QuantConfig
 from tests.graphs import image, model, run_onnxruntime, sqnr_db
 
@@ -55,6 +56,51 @@ def test_shapes_computed_at_run_time_leave_one_native_region_at_every_size(case)
     for shape in shapes:
         feeds = {"x": image(*shape, seed=5)}
         assert sqnr_db(run_onnxruntime(proto, feeds)[0], session.run(None, feeds)[0]) > 20
+
+
+BLOCK = """f = Reshape(x, rows) g = Gemm(f, w, b) s = Shape(x) n = Gather(s, zero) l = Gather(s, one)
+nu = Unsqueeze(n, n0) lu = Unsqueeze(l, n0) t = Concat<axis = 0>(nu, lu, all) q = Reshape(g, t)
+t2 = Concat<axis = 0>(nu, lu, heads, each) h = Reshape(q, t2) p = Transpose<perm = [0, 2, 1, 3]>(h)
+hn = Mul(nu, heads) t3 = Concat<axis = 0>(hn, lu, each) k = Reshape(p, t3) kt = Transpose<perm = [0, 2, 1]>(k)
+scores = MatMul(k, kt) softened = Mul(scores, tenth) a = Softmax(softened) o = MatMul(a, k)
+t4 = Concat<axis = 0>(nu, heads, lu, each) o4 = Reshape(o, t4) back = Transpose<perm = [0, 2, 1, 3]>(o4)
+r = Reshape(back, rows) z = Gemm(r, v, b) y = Reshape(z, t)"""
+
+
+def transformer_block():
+    """Attention as old exporters write it with batch and length open: rows of all tokens, heads beside the batch."""
+    numbers = {"zero": 0, "one": 1, "n0": [0], "rows": [-1, 32], "all": [32], "heads": [4], "each": [8]}
+    given = {name: np.array(value, np.int64) for name, value in numbers.items()}
+    weights = {"w": (32, 32), "v": (32, 32), "b": (32,), "tenth": np.array(0.1, np.float32)}
+    return model(BLOCK, {**weights, **given}, inputs="float[N,L,32] x", outputs="float[N,L,32] y")
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_attention_with_batch_and_length_open_is_one_native_region_for_all_sizes(from_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUANTKIT_CACHE", str(tmp_path / "cache"))
+    proto = transformer_block()
+    shapes = [(2, 7, 32), (7, 2, 32), (1, 14, 32), (1, 1, 32)]
+    made = pipeline.quantize(proto, [{"x": image(*shape, seed=5)} for shape in shapes], config=FAST)
+    path = tmp_path / "block.onnx"
+    made.save(path)
+    session = Session(path if from_file else made.model, threads=1)
+    assert [step.native for step in session.steps] == [False, True]
+    assert {n.op_type for n in session.steps[0].nodes} <= {"Shape", "Gather", "Mul", "Concat"}
+    for opened in (session, Session(path, threads=1)):  # the second takes its plans from the cache
+        for shape in (*shapes, shapes[0]):
+            feeds = {"x": image(*shape, seed=5)}
+            got = opened.run(None, feeds)[0]
+            assert got.shape == shape
+            assert np.array_equal(got, run_oracle(path, feeds)["y"])
+            assert sqnr_db(run_onnxruntime(proto, feeds)[0], got) > 20
+
+
+def test_the_kernels_of_shapes_worked_out_at_run_time_are_named_after_a_run():
+    made = pipeline.quantize(transformer_block(), [{"x": image(2, 7, 32)}], config=FAST)
+    session = Session(made.model, threads=1)
+    before, _, after = session.plan, session.run(None, {"x": image(2, 7, 32)}), session.plan
+    assert {node.kernel for node in before if node.runs_on == "native"} == {f"chosen at run time ({session.isa})"}
+    assert not any("run time" in node.kernel for node in after)
 
 
 def test_a_cache_may_be_empty_before_the_first_token_in_calibration_and_when_the_model_runs():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from quantkit.fold.constants import fold_constants
+from quantkit.fold.input_shapes import from_input_shapes
 from quantkit.fold.shape_analysis import ShapeAnalysis, infer_types
 from quantkit.fold.shapes import fold_shapes
 from quantkit.load import load
@@ -101,16 +102,123 @@ def test_a_reshape_copies_or_infers_what_is_not_known(target, expected):
     signature = f"(float[N,3,H,W] x) => (float[{','.join('ABC'[:rank])}] y)"
     model, decisions = folded(build(signature, body, m=ints(-1), **SCALARS), symbols=SIZES)
     if None in expected:
-        assert "more than one size" in refusals(decisions)
+        assert "[-1, H*W], from the inputs' shapes" in decisions[-1].detail
     else:
         assert op_types(model) == ["Reshape"]
         assert array_of(model.graph[0].inputs[1]).tolist() == expected
 
 
-def test_a_reshape_to_two_computed_sizes_of_a_smaller_input_is_refused():
+def test_a_reshape_to_two_computed_sizes_of_a_smaller_input_waits_for_the_inputs_alone():
     body = "s = Shape(x)\n to = Slice(s, v2, v4)\n y = Reshape(f, to)"
     proto = build("(float[1,1,H,W] x, float[F] f) => (float[H,W] y)", body, **SCALARS)
-    assert "more than one size" in refusals(folded(proto, symbols=[{"H": 2, "W": 3, "F": 6}])[1])
+    model, _ = folded(proto, symbols=[{"H": 2, "W": 3, "F": 6}, {"H": 5, "W": 1, "F": 5}])
+    assert from_input_shapes(node_of(model, "Reshape").inputs[1])
+
+
+LINEAR_OF_TOKENS = """
+c = Relu(x)
+s = Shape(c)
+n = Slice(s, v0, v1)
+l = Slice(s, v1, v2)
+flat = Concat<axis=0>(m, v4)
+rows = Reshape(c, flat)
+z = Gemm(rows, w)
+to = Concat<axis=0>(n, l, m)
+r = Reshape(z, to)
+nl = Mul(n, l)
+less = Sub(nl, v1)
+more = Add(less, v1)
+to2 = Concat<axis=0>(more, v2, v3)
+y = Reshape(r, to2)
+"""
+
+
+def test_a_linear_layer_over_all_tokens_gets_its_shape_from_the_inputs_of_the_model():
+    proto = build("(float[N,L,4] x) => (float[M,2,3] y)", LINEAR_OF_TOKENS, m=ints(-1), w=normal(4, 6), **SCALARS)
+    model, decisions = folded(proto, symbols=[{"N": 2, "L": 5}, {"N": 1, "L": 1}, {"N": 4, "L": 3}])
+    shape = node_of(model, "Shape")
+    assert shape.inputs[0].is_graph_input()
+    reshapes = [node for node in model.graph if node.op_type == "Reshape"]
+    assert all(r.inputs[1].const_value is not None or from_input_shapes(r.inputs[1]) for r in reshapes)
+    assert "[N, L, -1], from the inputs' shapes" in "".join(d.detail for d in decisions)
+
+
+def test_rows_and_columns_after_a_strided_convolution_are_divided_from_those_of_the_inputs():
+    body = """
+    c = Conv<kernel_shape=[2,2], strides=[2,2]>(x, w)
+    s = Shape(c)
+    n = Slice(s, v0, v1)
+    size = Slice(s, v2, v4)
+    flat = Concat<axis=0>(n, v5, m)
+    rows = Reshape(c, flat)
+    tokens = Transpose<perm=[0,2,1]>(rows)
+    to = Concat<axis=0>(n, size, v5)
+    y = Reshape(tokens, to)
+    """
+    proto = build("(float[N,3,H,W] x) => (float[N,P,Q,5] y)", body, m=ints(-1), w=normal(5, 3, 2, 2), **SCALARS)
+    model, _ = folded(proto, symbols=[{"N": 2, "H": 5, "W": 8}, {"N": 1, "H": 9, "W": 3}])
+    assert "Div" in op_types(model)
+    assert from_input_shapes([node for node in model.graph if node.op_type == "Reshape"][-1].inputs[1])
+
+
+def test_equal_shapes_are_worked_out_once():
+    body = """
+    s = Shape(x)
+    to = Concat<axis=0>(v4, s)
+    a = Reshape(f, to)
+    b = Reshape(g, to)
+    y = Add(a, b)
+    """
+    signature = "(float[H,W] x, float[F] f, float[F] g) => (float[4,H,W] y)"
+    model, _ = folded(build(signature, body, **SCALARS), symbols=[{"H": 2, "W": 3, "F": 24}])
+    assert op_types(model).count("Shape") == 1
+
+
+def test_a_reshape_by_the_number_of_what_was_found_is_refused():
+    body = """
+    found = NonZero(x)
+    s = Shape(found)
+    k = Slice(s, v1, v2)
+    less = Sub(k, v2)
+    to = Concat<axis=0>(k, less, m)
+    t = Tile(found, repeats)
+    i = Cast<to=1>(t)
+    y = Reshape(i, to)
+    """
+    proto = build("(float[3] x) => (float[A,B,C] y)", body, m=ints(-1), repeats=ints(1, 3), **SCALARS)
+    assert "more than one size" in refusals(folded(proto, symbols=[{}])[1])
+
+
+@pytest.mark.parametrize(("stop", "axis", "length"), [("L", 64, "L"), ("L", 1, "L")])
+def test_what_is_cut_to_the_length_of_the_tokens_leaves_their_number_as_it_is(stop, axis, length):
+    body = """
+    s = Shape(x)
+    l = Slice(s, v1, v2)
+    p = Slice(positions, v0, l, v1)
+    y = Add(x, p)
+    """
+    proto = build("(float[N,L,4] x) => (float[N,L,4] y)", body, positions=normal(1, axis, 4), **SCALARS)
+    model = load(proto)
+    analysis = ShapeAnalysis(model)
+    assert [str(dim) for dim in analysis.dims(model.graph.outputs[0])] == ["N", length, "4"]
+
+
+def test_a_range_has_as_many_elements_as_its_bounds_are_apart():
+    body = """
+    s = Shape(x)
+    n = Gather(s, i0)
+    minus = Neg(n)
+    double = Mul(n, i2)
+    a = Range(i0, double, i1)
+    b = Range(n, minus, down)
+    c = Range(i0, minus, i1)
+    y = Add(a, b)
+    """
+    model = load(build("(float[N] x) => (int64[M] y)", body, down=np.array(-1, np.int64), **SCALARS))
+    analysis = ShapeAnalysis(model)
+    lengths = {node.outputs[0].name: analysis.dims(node.outputs[0]) for node in model.graph if node.op_type == "Range"}
+    assert [str(lengths[name][0]) for name in "ab"] == ["2*N", "2*N"]
+    assert str(lengths["c"][0]).startswith("$"), "it is empty, not -N long"
 
 
 def test_an_expand_to_its_own_batch_is_removed():

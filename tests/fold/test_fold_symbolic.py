@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.fold.symbolic import Size, equals, exact_quotient, floor_divide, product, shown, symbol
+from quantkit.fold.symbolic import (
+    Size,
+    broadcast,
+    equals,
+    exact_quotient,
+    floor_divide,
+    is_size,
+    product,
+    shown,
+    smaller,
+    symbol,
+)
 
 VALUES = {"a": 3, "b": 5}
 leaves = st.one_of(st.integers(-6, 6), st.sampled_from([symbol("a"), symbol("b")]))
@@ -78,3 +89,29 @@ def test_long_sizes_are_cut_in_messages():
     assert isinstance(long, Size)
     assert shown([2, long]).startswith("[2, dimension_0*")
     assert len(shown([long])) < 40
+
+
+A, B = symbol("a"), symbol("b")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [(A, A, A), (A, 1, A), (A, 7, 7), (A, B, None), (A, smaller(A, 64), A), (smaller(A, 64), 64, 64),
+     (A, smaller(B, 64), None), (A, smaller(A, 0), None), (A + 1, smaller(A + 1, 8), A + 1), (0, A, None)],
+)  # fmt: skip
+def test_what_two_dimensions_broadcast_to_is_told_only_where_it_does_not_depend(one, other, common):
+    assert broadcast(one, other) == common
+    assert broadcast(other, one) == common
+
+
+def test_the_smaller_of_two_sizes_is_a_number_where_both_are():
+    assert smaller(3, 5) == 3
+    assert smaller(A, A) == A
+    assert shown([smaller(A, 5)]) == "[min(a, 5)]"
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(A, True), (A * 2 + 1, True), (A - 1, False), (A - B, False), (3, False)]
+)
+def test_a_length_is_one_only_if_it_cannot_be_negative(length, expected):
+    assert is_size(length) is expected
