@@ -29,8 +29,8 @@ def write_qoperators(model: ir.Model) -> None:
         if name is None or name.level == "float":
             continue
         try:
-            if name.level == "dynamic":
-                raise Reject("its body is made of integer operators already")
+            if name.level == "dynamic" or name.is_stream:
+                raise Reject("its body is made of integer operators already, or of float32 ones for good")
             _write(Site(model.graph, node, name))
         except Reject:
             write_out(model.graph, node, name)

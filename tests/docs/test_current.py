@@ -56,6 +56,7 @@ IN_MEMORY = {
     "quantkit.load.map_types",
     "quantkit.foreign.lone",
     "quantkit.foreign.reason",
+    "quantkit.fold.input_shapes",
     "quantkit.fold.value_names",
 }
 """Keys of onnx_ir's `meta`, which is not written to files."""

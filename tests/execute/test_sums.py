@@ -16,6 +16,7 @@ from quantkit.execute.sums import with_float_sums
 from quantkit.fuse.graph import quantkit_name
 from quantkit.fuse.stream import sums_in_float
 from quantkit.quantize.select import select
+from quantkit.report.export import export
 from quantkit.types import QuantConfig
 from tests.graphs import model, quantized, run_onnxruntime, sqnr_db
 from tests.kernels.engine import ISAS, isa_name
@@ -190,3 +191,11 @@ def test_what_fails_with_float_sums_alone_is_noted_and_what_fails_anyway_is_left
     undone = [(d.node, d.detail) for d in result.decisions if d.action == "undone"]
     assert undone == ([("residual sums in float32", "ValueError: no kernel")] if noted else [])
     assert result.kind == "calibrated"
+
+
+def test_the_qoperator_form_leaves_float_sums_as_the_standard_operators_that_they_are(monkeypatch):
+    made = in_float(block(), monkeypatch)
+    written = ir.to_proto(export(made, "qoperator"))
+    assert {"Add", "LayerNormalization"} <= set(ops_of(written))
+    wanted = Session(made, threads=1).run(None, {"x": X})[0]
+    assert sqnr_db(wanted, run_onnxruntime(written, {"x": X})[0]) > 30
