@@ -12,17 +12,21 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.foreign.exact_rows import ROWS, count_of, dimensions, is_open, rank_of
+from quantkit.foreign.exact_edges import quantized
+from quantkit.foreign.exact_rows import ROWS, count_of, dimensions, is_open, linear_resize, rank_of
 from quantkit.foreign.exact_sums import EXACT_BELOW, accumulator
 from quantkit.foreign.qdq import finish, put_in_place, write_bodies, write_node
 from quantkit.foreign.site import Site, clamp_bounds
 from quantkit.foreign.unit import apart, as_bytes, integers, looked_up, number, real_of_int32, rounded
 from quantkit.fuse.activations import ACTIVATIONS, lookup_table
-from quantkit.fuse.graph import Reject, quantkit_name
-from quantkit.fuse.opnames import BINARY, PRODUCTS, WEIGHTED
+from quantkit.fuse.functions import emit_base
+from quantkit.fuse.graph import Reject, is_standard, quantkit_name
+from quantkit.fuse.opnames import BINARY, MOVEMENT, PRODUCTS, WEIGHTED, OpName
 from quantkit.types import QuantParams
 
 REAL = QuantParams(1.0, 0)
+EDGE = OpName("QuantizeLinear", "static")
+"""A standard QuantizeLinear: where FP32 values enter a region."""
 Steps = Callable[[QuantParams], ir.Value]
 """The float32 value of an op in steps of a target's scale."""
 
@@ -36,19 +40,21 @@ def write_exact(model: ir.Model) -> None:
 
 def _write_graph(graph: ir.Graph) -> None:
     for node in list(graph):
-        name = quantkit_name(node)
+        name = EDGE if is_standard(node, "QuantizeLinear") and len(node.inputs) == 3 else quantkit_name(node)
         if name is None or name.level == "float":
             continue
         if name.level == "static" and name.base in FORMS and not name.is_stream:
             site = Site(graph, node, name)
             try:
-                output = FORMS[name.base](site)
+                made = FORMS[name.base](site)
             except Reject:
                 site.abandon()
             else:
-                put_in_place(node, site.emitter.nodes, [output], name.base)
+                outputs = [made] if isinstance(made, ir.Value) else made
+                put_in_place(node, site.emitter.nodes, outputs, name.base)
                 continue
-        write_node(graph, node, name)
+        if name is not EDGE:
+            write_node(graph, node, name)
 
 
 def _activated(site: Site, steps: Steps) -> ir.Value:
@@ -196,7 +202,7 @@ def _reduce_mean(site: Site) -> ir.Value:
     axes = [axis % rank for axis in axes or range(rank)]
     keep = own["keepdims"].as_int() if "keepdims" in own else 1
     reduced = site.constant("axes", np.array(axes, np.int64))
-    centred = integers(site, site.operands[:3])
+    centred = apart(site, integers(site, site.operands[:3]))  # OpenVINO loses zero points that it moves behind sums
     if not is_open(x, axes) and 255 * count_of(x, axes) < EXACT_BELOW:
         return _mean(site, site.emit("ReduceSum", [centred, reduced], {"keepdims": keep}), np.array(count_of(x, axes)))
     sums = site.emit("ReduceSum", [site.cast(centred, ir.DataType.INT32), reduced], {"keepdims": keep})
@@ -216,7 +222,25 @@ def _factor_of_open(site: Site, axes: ir.Value) -> ir.Value:
     return site.cast(site.emit("Div", [site.constant("x_step", np.float64(x.scale)), steps]), ir.DataType.FLOAT)
 
 
-FORMS: dict[str, Callable[[Site], ir.Value]] = {
+def _on_bytes(site: Site) -> list[ir.Value]:
+    """What moves values, or takes their maximum, does it to the bytes: OpenVINO may lose scales around it."""
+    data = 2 if site.name.base == "ResizeLike" else 1
+    if site.params(site.operands[1:3]) != site.params(site.y):
+        raise Reject("it changes the scale")
+    extra = [value for value in site.operands[3 * data :] if value is not None]
+    moved = [site.operands[3 * i] for i in range(data)]
+    result = emit_base(site.emitter, site.name, moved, extra, site.node.attributes)  # type: ignore[arg-type]
+    return [result] if isinstance(result, ir.Value) else list(result)
+
+
+def _resize(site: Site) -> ir.Value | list[ir.Value]:
+    linear = site.node.attributes["mode"].as_string() == "linear"
+    return linear_resize(site) if linear else _on_bytes(site)
+
+
+RESIZES = ("ResizeScales", "ResizeSizes", "ResizeLike")
+FORMS: dict[str, Callable[[Site], ir.Value | list[ir.Value]]] = {
+    **dict.fromkeys((*(base for base in MOVEMENT if base != "Pad"), "Split", "MaxPool"), _on_bytes),
     **dict.fromkeys(WEIGHTED, _weighted),
     **dict.fromkeys(BINARY, _binary),
     **dict.fromkeys(PRODUCTS, _product),
@@ -225,6 +249,8 @@ FORMS: dict[str, Callable[[Site], ir.Value]] = {
     "AveragePool": _average_pool,
     "GlobalAveragePool": _reduce_mean,
     "ReduceMean": _reduce_mean,
+    **dict.fromkeys(RESIZES, _resize),
+    EDGE.base: quantized,
     **ROWS,
 }
-"""Base op -> its exact form. Ops that move values or take their maximum are exact in QDQ form already."""
+"""Base op -> its exact form."""

@@ -155,11 +155,9 @@ def _coordinates(size: int, out: int, scale: float, mode: str) -> np.ndarray:
     return np.clip(at, 0, size - 1)
 
 
-def _resize(site: Site) -> ir.Value:
+def linear_resize(site: Site) -> ir.Value:
     """(sum of w_row * w_column * x over 2 x 2 neighbours + 2^21) >> 22 in int32."""
     own = site.node.attributes
-    if own["mode"].as_string() != "linear":
-        raise Reject("nearest neighbours are exact in QDQ form")
     sizes, outs = dimensions(site.operands[0], (2, 3)), dimensions(site.node.outputs[0], (2, 3))
     ratios = [out / size for size, out in zip(sizes, outs, strict=True)]
     if site.name.base == "ResizeScales":
@@ -185,6 +183,5 @@ ROWS: dict[str, Callable[[Site], ir.Value]] = {
     "RMSNormalization": _over_last(False),
     "GroupNormalization": _group,
     "PRelu": _prelu,
-    **dict.fromkeys(("ResizeScales", "ResizeSizes", "ResizeLike"), _resize),
 }
 """Base op -> its exact form."""
