@@ -3,6 +3,7 @@ DequantizeLinear where u8 and float32 meet."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,10 +20,12 @@ from quantkit.quantize.select import Selection, becomes_float, reads_u8
 from quantkit.quantize.support import StaticForm
 from quantkit.types import QuantParams
 
+SUFFIX = "_quantized"
+
 
 def quantized_name(name: str) -> str:
     """The name of the u8 tensor that stands for the FP32 tensor `name`."""
-    return f"{name}_quantized"
+    return f"{name}{SUFFIX}"
 
 
 def _same(a: QuantParams, b: QuantParams) -> bool:
@@ -50,6 +53,8 @@ class _Writer:
         self.pairs: dict[str, list[ir.Value]] = {}
         self.successors: list[tuple[ir.Value, str]] = []
         self.weights: dict[bytes, list[tuple[np.ndarray, list[ir.Value]]]] = {}
+        values = (*self.graph.inputs, *(value for node in self.graph for value in node.outputs))
+        self.held = {value.name: value for value in values if (value.name or "").endswith(SUFFIX)}
 
     def params_of(self, tensor: str) -> QuantParams:
         return self.params[self.selection.group_of[tensor]]
@@ -77,7 +82,7 @@ class _Writer:
             made = source.inputs[0]  # u8 already, in a model that was quantized in part
             assert made is not None
         elif array is not None:
-            made = new_initializer(self.graph, quantized_name(name), quantize_array(array, self.params_of(name)))
+            made = new_initializer(self.graph, self._free(name), quantize_array(array, self.params_of(name)))
         else:
             node = ir.node("QuantizeLinear", [value, *self.pair(name)], name=f"{name}/QuantizeLinear")
             made = self._named_u8(node.outputs[0], original)
@@ -89,8 +94,22 @@ class _Writer:
         return made
 
     def _named_u8(self, out: ir.Value, like: ir.Value) -> ir.Value:
-        out.name, out.shape, out.type = quantized_name(like.name or ""), like.shape, ir.TensorType(ir.DataType.UINT8)
+        out.name, out.shape, out.type = self._free(like.name or ""), like.shape, ir.TensorType(ir.DataType.UINT8)
         return out
+
+    def _free(self, name: str) -> str:
+        """`quantized_name`; a tensor of the model that is called so (onnxruntime's dynamic quantization names them
+        alike) gets another name, unless it is an input or output: then ours does."""
+        own = quantized_name(name)
+        value = self.held.pop(own, None)
+        if value is None:
+            return own
+        fresh = next(f"{own}_{count}" for count in itertools.count(2) if f"{own}_{count}" not in self.held)
+        if value.is_graph_input() or value.is_graph_output():
+            self.held[own] = value
+            return fresh
+        value.name, self.held[fresh] = fresh, value
+        return own
 
     def _weight_inputs(self, node: ir.Node, weights: QuantizedWeights, x: str) -> list[ir.Value]:
         x_scale = np.float32(self.params_of(x).scale)

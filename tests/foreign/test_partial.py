@@ -123,3 +123,28 @@ def test_a_product_whose_bias_alone_is_quantized_is_spelled_out_twice_under_othe
     assert result.kind == "calibrated"
     got = Session(result.model, threads=1).run(None, feeds)[0]
     assert sqnr_db(run_onnxruntime(proto, feeds)[0], got) > 25
+
+
+def test_tensors_that_dynamic_quantization_named_like_ours_get_other_names(tmp_path):
+    proto = model(BODY, SHAPES, inputs="float[N,3,24,24] x", outputs="float[N,10] y")
+    onnx.save(proto, tmp_path / "fp32.onnx")
+    quantization.quantize_dynamic(tmp_path / "fp32.onnx", tmp_path / "dynamic.onnx", op_types_to_quantize=["MatMul"])
+    dynamic = onnx.load(tmp_path / "dynamic.onnx")
+    assert "f_quantized" in {name for node in dynamic.graph.node for name in node.output}
+    done = pipeline.quantize(tmp_path / "dynamic.onnx", [FEEDS], config=FAST, partial=True)
+    onnx.checker.check_model(done.proto)
+    outputs = [name for node in done.proto.graph.node for name in node.output]
+    assert {"f_quantized", "f_quantized_2"} <= set(outputs)
+    expected = run_onnxruntime(proto, FEEDS)[0]
+    assert sqnr_db(expected, Session(done.model, threads=1).run(None, FEEDS)[0]) > 20
+
+
+def test_an_output_that_is_called_like_a_tensor_of_ours_keeps_its_name():
+    body = f"c = Conv<{WINDOW}>(x, w, b) r = Relu(c) r_quantized = Conv<{WINDOW}>(r, v)"
+    shapes = {name: SHAPES[name] for name in "wbv"}
+    proto = model(body, shapes, inputs="float[N,3,24,24] x", outputs="float[N,48,24,24] r_quantized")
+    done = pipeline.quantize(proto, [FEEDS], config=FAST)
+    onnx.checker.check_model(done.proto)
+    (name,) = [output.name for output in done.proto.graph.output]
+    assert name == "r_quantized"
+    assert sqnr_db(run_onnxruntime(proto, FEEDS)[0], Session(done.model, threads=1).run(None, FEEDS)[0]) > 20
