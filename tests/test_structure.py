@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "quantkit"
-STAGES = "errors types cores load fold fuse observe quantize foreign lower execute report pipeline cli __main__"
+STAGES = "errors types cores budgets load fold fuse observe quantize foreign lower execute report pipeline cli __main__"
 ORDER = STAGES.split()  # each may import only what stands before it
 LONGEST_FILE = 450
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.budgets import ROUNDS_SECONDS, Deadline
 from quantkit.execute.session import Session
-from quantkit.execute.timing import ROUNDS_LEAST, Deadline, cpu_clock
+from quantkit.execute.timing import ROUNDS_LEAST, cpu_clock
 from quantkit.fuse.expand import expand
 from quantkit.load.parts import submodel
 from quantkit.lower.regions import borders
 from quantkit.observe import FloatRunner
 from quantkit.observe.streamed import weight_bytes
 
-ROUNDS, SECONDS_MOST = 9, 5.0
-"""Rounds of each measurement; after so much CPU time ROUNDS_LEAST are enough."""
+ROUNDS = 9
+"""Of each measurement; after ROUNDS_SECONDS ROUNDS_LEAST are enough."""
 LARGE_WEIGHTS = 1 << 28
 """Bytes of weights above which the regions are timed one after the other in FP32 and not in turns, as they run in a
 model: what stays in the caches from round to round makes small ones up to twice as fast."""
@@ -51,7 +52,7 @@ def region_costs(session: Session, fused: ir.Model, names: Collection[str], feed
     if len(steps) == 1:
         return []
     call = _shortest([(FloatRunner(_number(), 1), {"x": np.ones(1, np.float32)})])[0]
-    seconds = session.step_seconds(feeds, ROUNDS, SECONDS_MOST)
+    seconds = session.step_seconds(feeds, ROUNDS, ROUNDS_SECONDS)
     macs = {plan.name: plan.macs for plan in session.plan}
     regions = [
         (region, spent + (call if 0 < i < len(steps) - 1 else 0.0))
@@ -95,8 +96,8 @@ def _float_seconds(fused: ir.Model, regions: list[frozenset[str]], feeds: Mappin
 
 
 def _shortest(runs: Sequence[tuple[FloatRunner, Mapping[str, np.ndarray]]]) -> list[float]:
-    """The shortest time of each of ROUNDS runs, which take turns; of ROUNDS_LEAST where these take SECONDS_MOST."""
-    found, clock, deadline = [float("inf")] * len(runs), cpu_clock(), Deadline(SECONDS_MOST)
+    """The shortest time of each of ROUNDS runs, which take turns; of ROUNDS_LEAST where these take ROUNDS_SECONDS."""
+    found, clock, deadline = [float("inf")] * len(runs), cpu_clock(), Deadline(ROUNDS_SECONDS)
     for done in range(ROUNDS):
         if done >= ROUNDS_LEAST and deadline.is_over:
             break

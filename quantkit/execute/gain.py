@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.budgets import PARTS_SECONDS, RATIO_SECONDS, ROUNDS_SECONDS, SHAPES_SECONDS, Clock, Deadline
 from quantkit.execute.borders import RegionCost, region_costs
 from quantkit.execute.placement import native_share
 from quantkit.execute.session import Session, default_threads
-from quantkit.execute.timing import Clock, Deadline, cpu_clock, interleave, preemptions, ratio_interval
+from quantkit.execute.timing import cpu_clock, interleave, preemptions, ratio_interval
 from quantkit.fuse.expand import expand
 from quantkit.observe import FloatRunner
 
@@ -34,11 +35,6 @@ SECONDS, SHORTEST, PARTS = 0.08, 0.001, 9
 """CPU time of a measurement and of its shortest turn, the median of whose parts counts: on a busy machine others take
 the caches in the middle of a turn. A ratio that is 1.05 to 1.11 undisturbed is so at load 18 on two cores as well,
 where means of turns whose length a cold run had set made 0.4 to 1.3 of it (silero_vad_16k, 70 us)."""
-SECONDS_MOST, RATIO_SECONDS, ALL_SECONDS = 5.0, 15.0, 60.0
-"""CPU time that a model may take whose single run takes seconds: for the rounds of one measurement, after which no
-other one is made for the same ratio, and after which no other shape is timed."""
-PARTS_SECONDS = 15.0
-"""CPU time for the choice among parts: so many are tried as can be run four times each in it, one at least."""
 EXTENSIONS = 2
 """A ratio that is not clear yet is measured again, at most so often with the same sessions..."""
 OPENINGS = 3
@@ -117,7 +113,7 @@ def _pairs(runs: Runs, threshold: float, clock: Clock, deadline: Deadline, rest:
 
     def measured() -> np.ndarray:
         shortest = max(SHORTEST, rest / 3)
-        return interleave(runs, seconds=SECONDS, shortest=shortest, clock=clock, rest=rest, most=SECONDS_MOST,
+        return interleave(runs, seconds=SECONDS, shortest=shortest, clock=clock, rest=rest, most=ROUNDS_SECONDS,
                           parts=PARTS)  # fmt: skip
 
     times = measured()
@@ -145,7 +141,7 @@ def fastest_part(fused: ir.Model, original: Original | None, quantized: Quantize
     model with these nodes quantized. samples: feeds of different shapes. Decided on one thread, by CPU time, which
     other work on the machine hardly changes; where nothing else runs, `threads` may veto.
     """
-    deadline = Deadline(ALL_SECONDS)
+    deadline = Deadline(SHAPES_SECONDS)
     part, reasons = _best_part(fused, quantized, names, samples[0])
     model, reference, unfolded = quantized(set(part)), expand(fused), False
     share = native_share(model.graph)

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
+from quantkit.budgets import NEAREST_SECONDS, Deadline
 from quantkit.execute.repair import judged_db, outputs_of
-from quantkit.execute.timing import Deadline
 from quantkit.execute.trial import Trial, keeps_int8
 from quantkit.execute.verify import is_short, mean_db
 from quantkit.quantize.calibration import Calibrated
@@ -38,9 +38,6 @@ FEW_WORTH_DB = 6.0
 tuned weights, which are nearer on 5000 others."""
 FLOOR_DB = 8.0
 """A model whose outputs are farther from FP32 than this decides otherwise where FP32 is sure: it is not made."""
-
-SECONDS_MOST = 60.0
-"""CPU time of all methods: after it no other one is begun."""
 
 Calibrate = Callable[..., Calibrated]
 """calibrate(config, **tables): the model by a configuration; tables: table_in or table_out of calibrate_fused."""
@@ -116,7 +113,7 @@ def _near_db(trial: Trial, config: QuantConfig) -> float:
 def _by_methods(calibrate: Calibrate, config: QuantConfig) -> Iterator[tuple[str, Calibrated]]:
     """(method, the model by it), one after the other, so that memory holds few; the data are observed once for all. A
     method that raises is left out: there is a model already."""
-    deadline = Deadline(SECONDS_MOST)
+    deadline = Deadline(NEAREST_SECONDS)
     with TemporaryDirectory() as folder:
         table = Path(folder) / "table.json"
         for method in METHODS:

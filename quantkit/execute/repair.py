@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import onnx_ir as ir
 
+from quantkit.budgets import REPAIR_SECONDS, Deadline
 from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.session import Session
-from quantkit.execute.timing import Deadline
 from quantkit.execute.verify import is_short, mean_db, pooled_db, worst_db
 from quantkit.fuse.judged import Bounds, thinned
 from quantkit.quantize.select import Selection
@@ -35,9 +37,6 @@ REGIONS_MOST = 12
 RUN_NODES, JOIN_GAIN_DB = 8, 0.5
 """Before whole regions are given up: all nodes of a kind without weights, and runs of nodes (a block or two), with few
 of the multiply-adds. What joins must gain JOIN_GAIN_DB, and goes back where less than that is lost by it."""
-SECONDS_MOST = 30.0
-"""CPU time of the process, all threads: what is found does not depend on what else the machine does, unless others take
-three quarters of it."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,30 @@ FINE = Budget(share=0.05, below=20.0, enough=22.0)
 hardly more dB than the trial: PP-OCR's recognizer has 18 here, 20 in the end, and reads 58 to 60 of 60 lines as FP32
 does."""
 
-Judge = Callable[[ir.Model], "tuple[float, float]"]
 Samples = Sequence[Mapping[str, Any]]
+
+
+@dataclass
+class Judged:
+    """How near the outputs `got` of a model are to FP32's, by sample. Slices take as long as a third of the runs, so
+    they are looked at only where they are asked for."""
+
+    reference: Samples
+    got: Samples
+    bounds: Bounds | None = None
+
+    @cached_property
+    def db(self) -> float:
+        """dB of the worst output, by `judged_db`."""
+        return judged_db(self.reference, self.got, self.bounds)
+
+    @cached_property
+    def by_slice(self) -> float:
+        """dB of the worst group of slices of one."""
+        return judged_db(self.reference, self.got, self.bounds, by_slice=True)
+
+
+Judge = Callable[[ir.Model], Judged]
 
 
 @dataclass
@@ -74,11 +95,17 @@ class Repair:
 
 
 def judge(samples: Samples, reference: Samples, threads: int | None, bounds: Bounds | None = None) -> Judge:
-    """judge(model): (dB of its worst output, dB of the worst group of slices of one), by `judged_db`."""
+    """judge(model): how near it is. The model before is not run again, as one step often begins with what the step
+    before ended with."""
+    last: list[tuple[ref[ir.Model], Judged]] = []
 
-    def measure(model: ir.Model) -> tuple[float, float]:
-        got = outputs_of(model, samples, list(reference[0]), threads)
-        return judged_db(reference, got, bounds), judged_db(reference, got, bounds, by_slice=True)
+    def measure(model: ir.Model) -> Judged:
+        if not last or last[0][0]() is not model:
+            last.clear()  # first, so that there are never two
+            last.append(
+                (ref(model), Judged(reference, outputs_of(model, samples, list(reference[0]), threads), bounds))
+            )
+        return last[0][1]
 
     return measure
 
@@ -107,26 +134,29 @@ def repair(selection: Selection, quantized: Callable[[set[str]], ir.Model], name
     """
     found = Repair(names)
     model = quantized(set(names))
-    whole, sliced = measure(model)
+    judged = measure(model)
+    whole = judged.db
     moves = last_moves(selection, names) if whole < MOVES_DB else set()
     if moves and len(moves) < len(names):
         without = quantized(set(names) - moves)
-        db, by_slice = measure(without)
-        if db > whole - JOIN_GAIN_DB:
+        there = measure(without)
+        if there.db > whole - JOIN_GAIN_DB:
             reason = (
-                f"it only moves values on to FP32: {whole:.1f} dB if they are rounded to u8 for that, else {db:.1f}"
+                f"it only moves values on to FP32: {whole:.1f} dB if they are rounded to u8 for that, "
+                f"else {there.db:.1f}"
             )
             found.give_up(moves, reason)
-            model, whole, sliced, names = without, db, by_slice, found.names
+            model, judged, whole, names = without, there, there.db, found.names
+    sliced = judged.by_slice
     tail = last_arithmetic(selection, names) if sliced < GOOD_SLICE_DB else set()
     if tail and len(tail) < len(names):
         without = quantized(set(names) - tail)
-        db, by_slice = measure(without)
-        if by_slice >= sliced + TAIL_GAIN_DB and db >= whole - TAIL_GAIN_DB:
-            reason = f"the last arithmetic before the outputs: {sliced:.1f} dB in u8, {by_slice:.1f} in FP32"
+        there = measure(without)
+        if there.by_slice >= sliced + TAIL_GAIN_DB and there.db >= whole - TAIL_GAIN_DB:
+            reason = f"the last arithmetic before the outputs: {sliced:.1f} dB in u8, {there.by_slice:.1f} in FP32"
             found.give_up(tail, reason)
-            model, whole = without, db
-    search = _Search(quantized, measure, Deadline(SECONDS_MOST))
+            model, whole = without, there.db
+    search = _Search(quantized, measure, Deadline(REPAIR_SECONDS))
     bar = POOR_BOUNDED if bounded else POOR
     poor = whole < bar.below
     budget = FINE if bounded and not poor else bar
@@ -251,7 +281,7 @@ class _Search:
 
     def _without(self, names: Sequence[str], part: Sequence[str]) -> _Part:
         model = self.quantized(set(names) - set(part))
-        return _Part(frozenset(part), model, self.measure(model)[0])
+        return _Part(frozenset(part), model, self.measure(model).db)
 
 
 def _within(run: list[str], shares: Mapping[str, float], most: float) -> list[list[str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from quantkit.budgets import Deadline
 from quantkit.cores import core_count
 from quantkit.errors import EngineError, UsageError
 from quantkit.execute.arguments import Argument, FeedCheck, ModelMeta, argument_of, parsed
@@ -18,7 +19,7 @@ from quantkit.execute.binding import choose_isa
 from quantkit.execute.region import NativeRegion
 from quantkit.execute.stored import Shapes, StoredModel, StoredStep
 from quantkit.execute.streams import Streams
-from quantkit.execute.timing import ROUNDS_LEAST, Deadline, cpu_clock
+from quantkit.execute.timing import ROUNDS_LEAST, cpu_clock
 from quantkit.lower.plan import PackedSpec, Plan
 
 if TYPE_CHECKING:

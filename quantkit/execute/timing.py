@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Clock = Callable[[], float]
-WALL_FACTOR = 4.0
-"""Wall time that a search may take, in units of its CPU time: where others hold the CPUs it ends all the same."""
+from quantkit.budgets import Clock, Deadline
+
 LONG_SECONDS, ROUNDS_LEAST = 0.5, 3
 """A candidate that runs so long needs no second run to be warm. So many rounds are measured however long they take:
 what disturbs a run of a second is a small part of it."""
@@ -21,18 +20,6 @@ TICK_MOST = 1e-6
 """A clock of CPU time that ticks coarser than this (15.6 ms on Windows) is not used."""
 Z95 = 1.96
 """The normal quantile of a two-sided 95 % interval."""
-
-
-class Deadline:
-    """The end of a search of `seconds` by a clock (CPU time of the process, all threads), or of WALL_FACTOR times as
-    much wall time."""
-
-    def __init__(self, seconds: float, clock: Clock = time.process_time) -> None:
-        self._clock, self._end, self._wall_end = clock, clock() + seconds, time.perf_counter() + WALL_FACTOR * seconds
-
-    @property
-    def is_over(self) -> bool:
-        return self._clock() > self._end or time.perf_counter() > self._wall_end
 
 
 def cpu_clock() -> Clock:

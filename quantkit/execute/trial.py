@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.budgets import RUNNABLE_SECONDS, SAMPLES_SECONDS, Deadline
 from quantkit.execute.binding import NativeStatistics
 from quantkit.execute.gain import Choice, fastest_part
 from quantkit.execute.intermediate import with_outputs
 from quantkit.execute.packing import keeping_packed
 from quantkit.execute.repair import FINE, POOR, Judge, judge, repair
 from quantkit.execute.session import Session
-from quantkit.execute.timing import Deadline
 from quantkit.execute.verify import LEAST_SQNR_DB, distances, is_short, misfit, too_far
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import constant
@@ -45,11 +45,8 @@ from quantkit.types import Decision, QuantConfig, Range
 
 TRIALS_MOST = 48
 """Trials of one search; one bad node among 500 is found with about 20."""
-SECONDS_MOST = 60.0
-"""CPU time of one search, all threads; what was not tried by then stays in FP32."""
-SAMPLES_SECONDS, SAMPLES_LEAST = 12.0, 2
-"""CPU time of FP32 on the samples, after which the others are not looked at: a run of seconds is made about ten times
-on each of them. So many are looked at in any case."""
+SAMPLES_LEAST = 2
+"""So many samples are looked at however long FP32 takes."""
 DEAR_SECONDS = 0.5
 """CPU time of a trial from which on a search waits until it is known that INT8 is not slower anyway: a network of 1500
 nodes was searched for 60 s to end in FP32."""
@@ -173,7 +170,7 @@ class _Search:
         self.judged = judged_tensors(fused.graph)
         self.result = Trial({}, samples, bounds=bounded_tensors(fused.graph, self.judged))
         self.dear = self.timed = False
-        self.trials, self.deadline = 0, Deadline(SECONDS_MOST)
+        self.trials, self.deadline = 0, Deadline(RUNNABLE_SECONDS)
         self.ranges: dict[str, Range] = {}
         self.extremes: dict[str, list[tuple[float, float]]] = {}
         self.statistics: dict[str, TensorStatistics] = {}
@@ -246,12 +243,12 @@ class _Search:
         """The means of the samples' extremes, where outputs are nearer by them than by the extremes of all: few samples
         hold extremes that calibration clips (Lite0 has 13 and 22 dB), or need them (a small network 26 and 14). Returns
         the dB that are reached."""
-        widest = self.ranges, measure(self._quantized(set(left)))[0]
+        widest = self.ranges, measure(self._quantized(set(left))).db
         if len(self.result.samples) < 2:
             return widest[1]
         means = {name: Range(*np.mean(extremes, axis=0).tolist()) for name, extremes in self.extremes.items()}
         self.ranges, self.last = {**self.ranges, **means}, None
-        db = measure(self._quantized(set(left)))[0]
+        db = measure(self._quantized(set(left))).db
         if db <= widest[1]:
             self.ranges, self.last = widest[0], None
         return max(db, widest[1])
@@ -268,7 +265,7 @@ class _Search:
             for method in CLIPPING:
                 clipped = {name: range_for(seen, method) for name, seen in statistics.items()}
                 self.ranges, self.last = {**first, **clipped}, None
-                if measure(self._quantized(set(left)))[0] >= enough:
+                if measure(self._quantized(set(left))).db >= enough:
                     first = self.ranges
                     break
         finally:

@@ -10,8 +10,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
+from quantkit.budgets import TUNE_SECONDS
 from quantkit.errors import CalibrationError, UsageError
 from quantkit.fuse.expand import expand
 from quantkit.load.parts import copied
@@ -59,6 +61,10 @@ DRAWS = 2
 """Draws of sampled positions that `best` tunes with, for each method."""
 MEASURED_SAMPLES = 32
 """Samples on which methods are compared: seconds of work, and the order of the methods shows."""
+
+JUDGED_MACS, JUDGED_LEAST = 400_000_000_000, 4
+"""Multiply-adds of all samples that one model is judged by, and the samples that it takes at least: 64 up to the size
+of a ViT-S, 23 for a ViT-B."""
 
 CHOOSING_SAMPLES, JUDGING_SAMPLES = 16, 128
 """Samples on which the method of each tensor is chosen, and others on which the whole choice is judged."""
@@ -164,16 +170,18 @@ class Maker:
         if effort == "fast" or self.open_int8 is None:
             return Calibrated(self.plain(self.method, keep, effort="fast")[0], [])
         if effort == "balanced":
-            return self.tuned(self.method, self.config.seed, keep)
+            return self.tuned(self.method, self.config.seed, keep, seconds=TUNE_SECONDS)
         return self._nearest(keep)
 
-    def tuned(self, method: str, seed: int, keep: Collection[str] = (), *, learn: bool = False) -> Calibrated:
-        """The model by a method, tuned on positions drawn by `seed`; learn: rounding by descent as well."""
+    def tuned(self, method: str, seed: int, keep: Collection[str] = (), *, learn: bool = False,
+              seconds: float = float("inf")) -> Calibrated:  # fmt: skip
+        """The model by a method, tuned for at most `seconds` on positions drawn by `seed`; learn: rounding by descent
+        as well."""
         assert self.open_int8 is not None
         model, layers, scales = self.plain(method, keep, effort="balanced")
         decisions = tune_layers(
             model, self.expanded, layers, scales, self.replay, self.open_int8, per_channel=self.config.per_channel,
-            seed=seed, learn=learn, threads=self.threads, progress=self.progress)  # fmt: skip
+            seed=seed, learn=learn, threads=self.threads, progress=self.progress, seconds=seconds)  # fmt: skip
         return Calibrated(model, decisions)
 
     def _nearest(self, keep: Collection[str]) -> Calibrated:
@@ -237,9 +245,15 @@ class Maker:
         if self.progress is not None:
             self.progress(phase, done, total)
 
+    def judged(self, samples: int) -> list[tuple[dict[str, np.ndarray], int]]:
+        """The first `samples` samples to compare models on: fewer, JUDGED_LEAST at least, where they would take more
+        than JUDGED_MACS multiply-adds."""
+        affordable = JUDGED_MACS // max(1, sum(self.macs.values()))
+        return self.replay.first(min(samples, max(JUDGED_LEAST, affordable)))
+
     def measured_methods(self, open_int8: OpenInt8) -> tuple[str, list[str]]:
         """(the method whose INT8 model is nearest to FP32 on some calibration samples, those within CLOSE_DB of it)."""
-        fidelity = Fidelity(self.expanded, self.replay.first(MEASURED_SAMPLES), self.threads)
+        fidelity = Fidelity(self.expanded, self.judged(MEASURED_SAMPLES), self.threads)
         scores: dict[str, float] = {}
         for method in METHODS:
             self.tell("methods", len(scores), len(METHODS))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
+from quantkit.budgets import CHOOSE_SECONDS, Deadline
 from quantkit.errors import CalibrationError
 from quantkit.fuse.expand import expand
 from quantkit.fuse.graph import quantkit_name
@@ -110,8 +111,9 @@ def chosen_maker(maker: Maker, backend: Any = None) -> Maker:
     A law is taken if it gains EQUALIZE_DB. Channels brought to their largest values seen are clipped one by one by
     larger ones: judged are samples that gave no range, where there are such.
     """
-    known, unseen = halves(maker.replay.first(JUDGED_SAMPLES), cut=not has_static_batch(maker.model))
-    trial = _Trial(maker, known, judge_of(maker, unseen or known), backend)
+    deadline = Deadline(CHOOSE_SECONDS)
+    known, unseen = halves(maker.judged(JUDGED_SAMPLES), cut=not has_static_batch(maker.model))
+    trial = _Trial(maker, known, judge_of(maker, unseen or known), backend, deadline)
     plain = trial.best_of(None, trial.methods, KINDS)
     assert plain is not None
     best = plain
@@ -125,7 +127,8 @@ def chosen_maker(maker: Maker, backend: Any = None) -> Maker:
     made.has_room = best.kind == ROOM
     chosen = f"ranges by {best.method}{best.kind}, equalized by {best.law or 'none'}"
     tried = ", ".join(map(str, trial.tried))
-    made.decisions.append(Decision("quantize", "measured", "model", f"{chosen}: {tried}"))
+    ended = f"; no others were measured after {CHOOSE_SECONDS:g} s" if trial.ended else ""
+    made.decisions.append(Decision("quantize", "measured", "model", f"{chosen}: {tried}{ended}"))
     made.settle(best.method, [choice.method for choice in trial.tried if _is_close(choice, best)])
     return made
 
@@ -136,10 +139,12 @@ def _is_close(choice: Choice, best: Choice) -> bool:
 
 
 class _Trial:
-    """Measures choices: ranges from the samples `known`, the score by `judge`."""
+    """Measures choices: ranges from the samples `known`, the score by `judge`. Until the deadline, but the method that
+    is taken without any measurement in any case; ended: whether others were left out for it."""
 
-    def __init__(self, maker: Maker, known: Sequence[Fed], judge: Judge, backend: Any) -> None:
+    def __init__(self, maker: Maker, known: Sequence[Fed], judge: Judge, backend: Any, deadline: Deadline) -> None:
         self.maker, self.known, self.judge, self.backend = maker, known, judge, backend
+        self.deadline, self.ended = deadline, False
         wanted = maker.config.method
         self.methods = (wanted,) if wanted in METHODS else METHODS
         self.observer = ChannelObserver(known, maker.threads)
@@ -148,7 +153,8 @@ class _Trial:
         self.laws = [law for law in LAWS if each or law == "weights"]
         self.same_db = SAME_DB if each else 0.0
         self.scored, self.to_score = 0, 4 * len(self.methods) + 3 * len(self.laws)
-        self._made: dict[str | None, tuple[Maker, dict[str, TensorStatistics] | None]] = {}
+        self._made: dict[str | None, Maker] = {}
+        self._mixtures: dict[str | None, dict[str, TensorStatistics] | None] = {}
 
     def best_of(self, law: str | None, methods: Sequence[str], kinds: Sequence[str]) -> Choice | None:
         """The best of the methods and kinds of ranges with a law, none measured twice; None: no channel is free."""
@@ -156,28 +162,41 @@ class _Trial:
             fresh = variant(self.maker, law, self.known, self.backend, self.observer)
             if fresh is None:
                 return None
-            self._made[law] = fresh, mixture_of(fresh, self.known[::CHANGED_EVERY], self.backend)
-        made, mixture = self._made[law]
-        known = {(choice.law, choice.method, choice.kind): choice for choice in self.tried}
-        found = []
-        for kind in (kind for kind in kinds if kind != STRESS or mixture is not None):
-            made.mixture, made.has_room = mixture if kind == STRESS else None, kind == ROOM
-            for method in methods:
-                found.append(known.get((law, method, kind)) or Choice(law, method, kind, *self._scores(made, method)))
-        self.tried += [choice for choice in found if choice not in self.tried]
-        return safest(found, self.same_db)
+            self._made[law] = fresh
+        base = self.maker.base
+        found = {(choice.method, choice.kind): choice for choice in self.tried if choice.law == law}
+        for kind in kinds:
+            for method in sorted(methods, key=lambda method: method != base):
+                if (method, kind) not in found and (choice := self._measured(law, method, kind, first=not found)):
+                    found[method, kind] = choice
+        ordered = [found[method, kind] for kind, method in product(kinds, methods) if (method, kind) in found]
+        self.tried += [choice for choice in ordered if choice not in self.tried]
+        return safest(ordered, self.same_db)
 
-    def _scores(self, made: Maker, method: str) -> tuple[float, float]:
-        assert made.open_int8 is not None
+    def _measured(self, law: str | None, method: str, kind: str, first: bool) -> Choice | None:
+        """None where the time is over, unless it is the first choice, or where nothing can be changed for STRESS."""
+        if self.deadline.is_over and not first:
+            self.ended = True
+            return None
+        made = self._made[law]
+        if kind == STRESS and law not in self._mixtures:
+            self._mixtures[law] = mixture_of(made, self.known[::CHANGED_EVERY], self.backend)
+        if kind == STRESS and self._mixtures[law] is None:
+            return None
+        made.mixture, made.has_room = self._mixtures[law] if kind == STRESS else None, kind == ROOM
         self.maker.tell("methods", min(self.scored, self.to_score), self.to_score)
         self.scored += 1
-        return self.judge.scores(made.plain(method)[0], made.open_int8)
+        assert made.open_int8 is not None
+        return Choice(law, method, kind, *self.judge.scores(made.plain(method)[0], made.open_int8))
 
     def equalized(self, plain: Choice, least_gain: float) -> Choice:
         """The best law with the method of `plain`, then the best method with it; `plain` where it gains too little."""
         kinds = (ROOM, STRESS) if plain.kind == STRESS else KINDS
         found = []
         for law in self.laws:
+            if self.deadline.is_over:
+                self.ended = True
+                break
             choice = self.best_of(law, (plain.method,), kinds)
             if choice is None:
                 return plain
@@ -195,6 +214,7 @@ class _Trial:
         least = max(choice.score for choice in found) - self.same_db
         near = {choice.law for choice in found if choice.score >= least}
         self._made = {law: made for law, made in self._made.items() if law in near}
+        self._mixtures = {law: mixture for law, mixture in self._mixtures.items() if law in near}
 
 
 def variant(maker: Maker, law: str | None, samples: Samples, backend: Any, observer: ChannelObserver | None = None

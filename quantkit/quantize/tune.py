@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.budgets import Deadline
 from quantkit.observe import FloatRunner
 from quantkit.quantize.adaround import learnt_round
 from quantkit.quantize.apply import set_weights, weight_of
@@ -48,19 +49,26 @@ Progress = Callable[[str, int, "int | None"], None]
 
 def tune_layers(model: ir.Model, expanded: ir.Model, layers: Sequence[Layer], x_scales: Mapping[str, float],
                 replay: Replay, open_int8: OpenInt8, *, per_channel: bool = True, seed: int = 0, learn: bool = False,
-                threads: int | None = None, progress: Progress | None = None) -> list[Decision]:  # fmt: skip
+                threads: int | None = None, progress: Progress | None = None, seconds: float = float("inf")
+                ) -> list[Decision]:  # fmt: skip
     """Rewrites weights and biases of the calibrated `model` in place, in graph order.
 
     expanded: the FP32 model in standard ops. x_scales: layer name -> scale of its input. learn: see `rounded`.
+    seconds: after which the layers that are left stay as they are, as a Deadline counts them.
     """
+    deadline = Deadline(seconds)
     nodes = {node.name: node for node in model.graph}
     layers = [layer for layer in worth_copies(layers, nodes) if not is_mean(layer)]
     decisions = []
     before: tuple[Layer, Inputs] | None = None
     with Frontier(expanded, replay, _float_opener(threads)) as fp32, Frontier(model, replay, open_int8) as int8:
         for chunk in chunks(layers):
+            if deadline.is_over:
+                break
             targets = Targets(fp32, chunk, replay, seed)
             for layer in chunk:
+                if deadline.is_over:
+                    break
                 inputs = before[1] if before is not None and reads_same_rows(before[0], layer) else None
                 before = None  # first, so that there are never two
                 x, t = int8_rows(layer, int8, replay, targets, None if inputs is None else inputs.x)
@@ -72,6 +80,10 @@ def tune_layers(model: ir.Model, expanded: ir.Model, layers: Sequence[Layer], x_
                 decisions.append(Decision("quantize", "tuned", layer.name, detail))
                 if progress is not None:
                     progress("tune", len(decisions), len(layers))
+    left = len(layers) - len(decisions)
+    if left:
+        text = f"the last {left} of {len(layers)} layers keep their first weights: the others took {seconds:g} s"
+        decisions.append(Decision("quantize", "measured", "model", text))
     return decisions
 
 

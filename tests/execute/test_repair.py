@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
@@ -27,6 +28,11 @@ def built(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], shape: li
         [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def near(db: float) -> SimpleNamespace:
+    """What a judge says of a model whose worst output is at `db`, and whose slices are all good."""
+    return SimpleNamespace(db=db, by_slice=30.0)
 
 
 def detector() -> onnx.ModelProto:
@@ -143,7 +149,7 @@ def test_a_cheap_node_that_spoils_the_outputs_is_given_up_alone_before_a_whole_r
     def measure(model):
         measured.append(model)
         db = 16.0 if "n3" not in model else 12.5 if "n20" not in model else 8.0
-        return db, 30.0
+        return near(db)
 
     found = repair_module.repair(None, lambda kept: frozenset(kept), list(names), measure)
     assert set(found.reasons) == {"n3"}  # of its run of 8 nodes the others went back
@@ -163,7 +169,7 @@ def test_masks_that_a_cheap_node_makes_coarse_are_refined_and_other_outputs_are_
     monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
     monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [])
     found = repair_module.repair(
-        None, frozenset, list(names), lambda model: (15.0 if "n3" in model else 19.0, 30.0), bounded
+        None, frozenset, list(names), lambda model: near(15.0 if "n3" in model else 19.0), bounded
     )
     assert set(found.reasons) == given_up
 
@@ -179,7 +185,7 @@ def test_a_kind_of_node_that_spoils_the_outputs_is_given_up_without_any_layer(mo
     sums = [name for name in names if "sum" in name]
     monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [sums])
     found = repair_module.repair(
-        None, frozenset, list(names), lambda model: (20.0 - sum("sum" in name for name in model), 30.0)
+        None, frozenset, list(names), lambda model: near(20.0 - sum("sum" in name for name in model))
     )
     assert set(found.reasons) <= set(sums)
     assert len(found.reasons) == 10  # 8 dB with all 12 in u8, 18 with 2 of them
@@ -194,7 +200,7 @@ def test_kinds_are_nodes_without_weights_that_do_the_same():
 
 def test_a_model_that_is_near_enough_is_not_searched(monkeypatch):
     monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
-    found = repair_module.repair(None, frozenset, ["a", "b"], lambda model: (repair_module.POOR_DB + 1, 30.0))
+    found = repair_module.repair(None, frozenset, ["a", "b"], lambda model: near(repair_module.POOR_DB + 1))
     assert found.names == ["a", "b"]
     assert not found.reasons
 
@@ -206,7 +212,7 @@ def test_outputs_that_are_all_probabilities_have_a_higher_bar(monkeypatch, bound
     monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [])
     monkeypatch.setattr(repair_module, "Session", lambda model, threads: SimpleNamespace(plan=[], steps=[]))
     monkeypatch.setattr(repair_module._Search, "worst_part", lambda self, *args: asked.append(args[-1]))
-    repair_module.repair(None, frozenset, ["a", "b"], lambda model: (13.0, 30.0), bounded)
+    repair_module.repair(None, frozenset, ["a", "b"], lambda model: near(13.0), bounded)
     assert asked == ([repair_module.POOR_BOUNDED.enough] if searched else [])
 
 
@@ -223,7 +229,7 @@ def test_a_cheap_node_is_found_among_neighbours_that_together_are_too_dear(monke
     monkeypatch.setattr(repair_module, "Session", lambda model, threads: session_of(dict.fromkeys(names, 100)))
     monkeypatch.setattr(repair_module, "last_arithmetic", lambda selection, names: set())
     monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [])
-    found = repair_module.repair(None, frozenset, list(names), lambda model: (6.0 if "n5" in model else 21.0, 30.0))
+    found = repair_module.repair(None, frozenset, list(names), lambda model: near(6.0 if "n5" in model else 21.0))
     assert set(found.reasons) == {"n5"}  # a sixteenth of the multiply-adds; eight neighbours hold a half
 
 
@@ -234,7 +240,7 @@ def test_what_was_not_needed_of_a_dear_part_goes_back(monkeypatch):
     monkeypatch.setattr(repair_module, "kinds", lambda selection, names: [])
     spoiling = {"n1", "n6"}  # each alone ruins the outputs as much as both
     found = repair_module.repair(
-        None, frozenset, list(names), lambda model: (6.0 if spoiling & set(model) else 21.0, 30.0)
+        None, frozenset, list(names), lambda model: near(6.0 if spoiling & set(model) else 21.0)
     )
     assert set(found.reasons) == spoiling
 
@@ -270,7 +276,7 @@ def test_moves_behind_the_last_layer_go_to_fp32_unless_that_loses_more_than_chan
     selection = select(pipeline.fused_model(reader())[0])
     names = [node.name or "" for node in selection.forms]
     found = repair_module.repair(
-        selection, frozenset, names, lambda model: (14.0 if "flat" in model else db_without, 30.0)
+        selection, frozenset, names, lambda model: near(14.0 if "flat" in model else db_without)
     )
     assert set(found.reasons) == given_up
 
@@ -308,9 +314,26 @@ def test_the_judge_sees_an_output_of_one_number_go_wrong():
     reference = [{"y": quantkit.Session(proto).run(None, feeds)[0]} for feeds in samples]
     result = pipeline.quantize(proto, samples, config=QuantConfig(method="minmax", effort="fast", keep_int8=True))
     measure = repair_module.judge(samples, reference, 1)
-    assert 10.0 < measure(result.model)[0] < 200.0
+    assert 10.0 < measure(result.model).db < 200.0
     swapped = repair_module.judge(samples, reference[::-1], 1)
-    assert swapped(result.model)[0] < 0.0
+    assert swapped(result.model).db < 0.0
+
+
+def test_the_model_judged_last_is_not_run_again_and_others_are(monkeypatch):
+    y, runs = noise((1, 3, 64), 5), []
+
+    def outputs_of(model, *others):
+        runs.append(model)
+        return [{"y": y * np.float32(1.1)}]
+
+    monkeypatch.setattr(repair_module, "outputs_of", outputs_of)
+    measure = repair_module.judge([{}], [{"y": y}], 1)
+    graphs = [ir.Graph([], [], nodes=[], opset_imports={"": 17}) for _ in range(2)]
+    first, second = (ir.Model(graph, ir_version=8) for graph in graphs)
+    assert measure(first).db == measure(first).db == pytest.approx(20.0, abs=0.1)
+    measure(second)
+    measure(first)
+    assert runs == [first, second, first]
 
 
 def test_what_is_given_up_is_noted_in_the_order_of_the_graph():
