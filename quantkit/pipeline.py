@@ -295,7 +295,7 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     from quantkit.load.origin import sign
     from quantkit.load.prepared import unmark_prepared
     from quantkit.observe.streamed import free_models
-    from quantkit.quantize.calibration import Calibrated
+    from quantkit.quantize.calibration import Calibrated, Observed
     from quantkit.quantize.finite import calibrate_where_finite
 
     if not selection.forms:
@@ -310,9 +310,8 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     runners = {"backend": NativeStatistics(), "open_int8": _int8_opener(options.get("threads"))}
     problem, once = "", isinstance(data, Iterator)
 
-    def calibrated(by: QuantConfig, **tables: Any) -> Calibrated:
-        given = runners | options | ({} if options.get("table_in") else tables)
-        return calibrate_where_finite(fused, selection, data, by, **given)
+    def calibrated(by: QuantConfig, observed: Observed | None = None) -> Calibrated:
+        return calibrate_where_finite(fused, selection, data, by, observed, **(runners | options))
 
     for tried in retreat(config, once):
         try:

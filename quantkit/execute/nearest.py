@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
 
@@ -18,7 +16,7 @@ from quantkit.budgets import NEAREST_SECONDS, Deadline
 from quantkit.execute.repair import judged_db, outputs_of
 from quantkit.execute.trial import Trial, keeps_int8
 from quantkit.execute.verify import is_short, mean_db
-from quantkit.quantize.calibration import Calibrated
+from quantkit.quantize.calibration import Calibrated, Observed
 from quantkit.types import METHODS, Decision, QuantConfig
 
 NEAR_DB = 20.0
@@ -40,7 +38,7 @@ FLOOR_DB = 8.0
 """A model whose outputs are farther from FP32 than this decides otherwise where FP32 is sure: it is not made."""
 
 Calibrate = Callable[..., Calibrated]
-"""calibrate(config, **tables): the model by a configuration; tables: table_in or table_out of calibrate_fused."""
+"""calibrate(config, observed=...): the model by a configuration; observed: of one made before."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def nearest(calibrate: Calibrate, config: QuantConfig, trial: Trial, threads: in
     first = found = distance(done.model, trial, threads)
     if first.db < _near_db(trial, config) and not once and config.method is None and config.goal is None:
         by = ""
-        for method, made in _by_methods(calibrate, replace(config, effort="fast")):
+        for method, made in _by_methods(calibrate, replace(config, effort="fast"), done.observed):
             now = distance(made.model, trial, threads)
             if now.is_nearer(first) and now.db > found.db:
                 done, found, by = made, now, method
@@ -110,18 +108,16 @@ def _near_db(trial: Trial, config: QuantConfig) -> float:
     return FEW_NEAR_DB if few and config.effort != "fast" else NEAR_DB
 
 
-def _by_methods(calibrate: Calibrate, config: QuantConfig) -> Iterator[tuple[str, Calibrated]]:
-    """(method, the model by it), one after the other, so that memory holds few; the data are observed once for all. A
-    method that raises is left out: there is a model already."""
+def _by_methods(calibrate: Calibrate, config: QuantConfig, observed: Observed | None
+                ) -> Iterator[tuple[str, Calibrated]]:  # fmt: skip
+    """(method, the model by it), one after the other, so that memory holds few. A method that raises is left out: there
+    is a model already."""
     deadline = Deadline(NEAREST_SECONDS)
-    with TemporaryDirectory() as folder:
-        table = Path(folder) / "table.json"
-        for method in METHODS:
-            if deadline.is_over:
-                return
-            tables = {"table_in" if table.exists() else "table_out": table}
-            with suppress(Exception):
-                yield method, calibrate(replace(config, method=method), **tables)
+    for method in METHODS:
+        if deadline.is_over:
+            return
+        with suppress(Exception):
+            yield method, calibrate(replace(config, method=method), observed=observed)
 
 
 def retreat(config: QuantConfig, once: bool) -> list[QuantConfig]:

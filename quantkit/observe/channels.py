@@ -11,6 +11,9 @@ import numpy as np
 
 from quantkit.errors import CalibrationError
 
+KEPT_VALUES = 1 << 16
+"""Values of a tensor whose channels are kept for the next sample: 0.5 MB. Those of large pictures fill gigabytes."""
+
 
 @dataclass
 class ChannelSums:
@@ -56,19 +59,22 @@ def channel_sums(part: np.ndarray, shape: tuple[int, ...], axis: int, step: int)
     """
     axis %= len(shape)
     size = prod(shape) // len(part)
-    index, counts, starts = _channels(size, step, prod(shape[axis + 1 :]), shape[axis])
-    if starts is not None:
+    inner, channels = prod(shape[axis + 1 :]), shape[axis]
+    starts = -(-np.arange(channels) * inner // step)  # of each channel, where they lie one after the other
+    counts = np.diff(starts, append=-(-size // step))
+    if (size == inner * channels or channels == 1) and counts.all():
         sums = np.add.reduceat(part, starts, axis=1).sum(axis=0, dtype=np.float64)
     else:
-        sums = np.bincount(index, weights=part.sum(axis=0, dtype=np.float64), minlength=shape[axis])
+        find = _kept_channels if size // step <= KEPT_VALUES else _channels
+        index, counts = find(size, step, inner, channels)
+        sums = np.bincount(index, weights=part.sum(axis=0, dtype=np.float64), minlength=channels)
     return ChannelSums(axis, sums, counts * len(part))
 
 
-@lru_cache(maxsize=1024)
-def _channels(size: int, step: int, inner: int, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """(channel of the values 0, step, 2 step, ... of a row, how many of them each channel has, and where each channel
-    starts if they lie one after the other)."""
+def _channels(size: int, step: int, inner: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """(channel of the values 0, step, 2 step, ... of a row, how many of them each channel has)."""
     index = np.arange(0, size, step) // inner % channels
-    counts = np.bincount(index, minlength=channels)
-    in_order = counts.all() and (np.diff(index) >= 0).all()
-    return index, counts, np.searchsorted(index, np.arange(channels)) if in_order else None
+    return index, np.bincount(index, minlength=channels)
+
+
+_kept_channels = lru_cache(maxsize=64)(_channels)

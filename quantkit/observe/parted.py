@@ -27,7 +27,7 @@ def exposing(model: Any, names: Sequence[str], feeds: Mapping[str, np.ndarray], 
         sizes = estimated_bytes(model.graph, names, feeds)
         if sum(sizes.values()) > PASS_BYTES:
             return PartedRunner(model, names, sizes, threads)
-    return FloatRunner(model, threads, expose=names, spin=False)
+    return FloatRunner(model, threads, expose=names, spin=False, arena=False)
 
 
 def estimated_bytes(graph: ir.Graph, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -6,10 +6,13 @@ nodes with weights inside, which onnxruntime copies and packs: that would take t
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,11 +40,28 @@ def weight_bytes(model: ir.Model) -> int:
 def free_models(like: ir.Model) -> None:
     """Frees graphs and sessions that nothing refers to any more, where models are as large as `like`: their values
     and nodes refer to each other, so hundreds of megabytes wait for the garbage collector. Weights of `like` in a file
-    are let go of."""
+    are let go of. What is free goes back to the system: see `give_back`."""
     if weight_bytes(like) > FREED_BYTES:
         gc.collect()
         for value in like.graph.initializers.values():
             release(value.const_value)
+    give_back()
+
+
+def give_back() -> None:
+    """Gives free memory back to the system, where the C library is glibc: it keeps what sessions of onnxruntime have
+    used, 700 MB behind one of a network with 44 million weights on pictures of 1024 x 1024. Takes about 1 ms."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    """malloc_trim(3) of glibc; None elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 @dataclass(frozen=True)

@@ -71,11 +71,21 @@ CHOOSING_SAMPLES, JUDGING_SAMPLES = 16, 128
 
 
 @dataclass(frozen=True)
+class Observed:
+    """The statistics that a model was made from, the nodes that they are of, and why others of these were left out."""
+
+    table: CalibrationTable
+    selection: Selection
+    notes: Sequence[Decision] = ()
+
+
+@dataclass(frozen=True)
 class Calibrated:
-    """The calibrated model, and what was decided on the way to it."""
+    """The calibrated model, what was decided on the way to it, and what it was made from."""
 
     model: ir.Model
     decisions: list[Decision]
+    observed: Observed | None = None
 
 
 def calibrate_fused(model: ir.Model, selection: Selection, data: Any, config: QuantConfig, *, preprocess: Any = None,
@@ -85,6 +95,7 @@ def calibrate_fused(model: ir.Model, selection: Selection, data: Any, config: Qu
                     open_int8: OpenInt8 | None = None) -> Calibrated:  # fmt: skip
     """Observes a fused FP32 model on `data` and makes the calibrated form of it. `model` is not changed.
 
+    table_in, table_out: paths of tables; table_in also a CalibrationTable of the same model and data.
     open_int8 runs INT8 models; without it nothing is measured: ranges by DEFAULT_METHOD, weights rounded to nearest.
     """
     from quantkit.load import input_specs
@@ -114,7 +125,7 @@ def calibrate_fused(model: ir.Model, selection: Selection, data: Any, config: Qu
     })  # fmt: skip
     if dataset.preprocess is not None:
         made.model.metadata_props[PREPROCESS_KEY] = dataset.preprocess.to_json()
-    return Calibrated(made.model, [*maker.decisions, note, *made.decisions])
+    return Calibrated(made.model, [*maker.decisions, note, *made.decisions], Observed(table, selection))
 
 
 class Maker:
@@ -298,7 +309,7 @@ def _table(model: ir.Model, selection: Selection, dataset: Dataset, replay: Repl
     digest = model.metadata_props.get(SHA256_KEY, "")
     tensors = observed_tensors(model, selection)
     if table_in is not None:
-        table = CalibrationTable.load(table_in)
+        table = table_in if isinstance(table_in, CalibrationTable) else CalibrationTable.load(table_in)
         table.require(model=digest, data=dataset.digest, preprocess=preprocess_digest(dataset.preprocess))
         missing = [name for name in tensors if name not in table.statistics]
         if missing:

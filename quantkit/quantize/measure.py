@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from quantkit.fuse.judged import centred, judged_tensors, logits_of, thinned
 from quantkit.observe import FloatRunner
+from quantkit.observe.streamed import free_models
 from quantkit.quantize.apply import quantized_name
 from quantkit.quantize.runners import OpenInt8, Run
 from quantkit.types import Score
@@ -32,7 +33,8 @@ class Fidelity:
         self.outputs = judged_tensors(model.graph)
         self._logits = logits_of(model.graph, self.outputs)
         self.names = list(dict.fromkeys([*self.outputs, *(logits.name for logits in self._logits.values())]))
-        runner = FloatRunner(model, threads, expose=self.names)
+        runner = FloatRunner(model, threads, expose=self.names, arena=False)
+        self._model = model
         self._samples, self._labels = samples, labels
         self._thinned = thinned if labels is None else lambda values: values  # every label has its class
         self._wanted = [dict(zip(self.names, map(self._thinned, runner.run(feeds, self.names)), strict=True))
@@ -122,6 +124,7 @@ class Fidelity:
             found = next((own for own in (name, quantized_name(name)) if own in made), None)
             if found is not None:
                 known.setdefault(name, found)
+        free_models(self._model)
         run = open_int8(model, list(known.values()))
 
         def renamed(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

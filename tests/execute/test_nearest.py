@@ -20,6 +20,7 @@ from tests.execute.test_trial import sample, small_net
 
 FAST = QuantConfig(effort="fast")
 NO_TRIAL = Trial({}, [])
+OBSERVED = object()
 
 
 def away(db, samples=2):
@@ -32,11 +33,9 @@ def chosen(monkeypatch, db_of, config=FAST, once=False, trial=NO_TRIAL):
     """(what `nearest` gives, the configurations that were asked for) where a model is its method and db_of its dB."""
     asked = []
 
-    def calibrate(by, **tables):
-        asked.append((by, tables))
-        for path in tables.values():
-            path.touch()
-        return Calibrated(SimpleNamespace(method=by.method), [])
+    def calibrate(by, **given):
+        asked.append((by, given))
+        return Calibrated(SimpleNamespace(method=by.method), [], OBSERVED)
 
     monkeypatch.setattr(nearest_module, "distance", lambda model, trial, threads=None: away(db_of[model.method]))
     return nearest(calibrate, config, trial, once=once), asked
@@ -55,7 +54,7 @@ def test_ranges_that_bring_the_outputs_nearer_are_taken_and_the_data_observed_on
     assert "17.0 dB from FP32, 12.0 by those chosen first" in found.done.decisions[-1].detail
     assert [by.method for by, _ in asked] == [None, *METHODS]
     assert {by.effort for by, _ in asked[1:]} == {"fast"}
-    assert [list(tables) for _, tables in asked] == [[], ["table_out"], *[["table_in"]] * (len(METHODS) - 1)]
+    assert [given for _, given in asked] == [{}, *[{"observed": OBSERVED}] * len(METHODS)]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ def test_a_small_gain_on_every_sample_is_no_chance(last, nearer):
 
 
 def test_methods_that_raise_leave_the_model_that_there_is(monkeypatch):
-    def calibrate(by, **tables):
+    def calibrate(by, **given):
         if by.method is not None:
             raise ValueError("no such range")
         return Calibrated(SimpleNamespace(method=None), [])

@@ -9,7 +9,7 @@ import pytest
 
 from quantkit.errors import CalibrationError
 from quantkit.load.specs import TensorSpec
-from quantkit.observe import CalibrationTable, calibrate, observe, open_data
+from quantkit.observe import CalibrationTable, calibrate, channels, observe, open_data
 from quantkit.observe.channels import ChannelSums, channel_sums
 from tests.graphs import model
 
@@ -83,3 +83,14 @@ def test_damaged_sums_are_refused(damage):
     good = ChannelSums(1, np.array([1.0, 2.0]), np.array([3, 4])).to_json()
     with pytest.raises(CalibrationError, match="damaged"):
         ChannelSums.from_json({**good, **damage})
+
+
+def test_the_channels_of_large_tensors_are_not_kept():
+    channels._kept_channels.cache_clear()
+    wide = np.ones((1, 2 * channels.KEPT_VALUES), np.float32)
+    for shape in ((1, 2, channels.KEPT_VALUES), (1, channels.KEPT_VALUES, 2)):
+        for axis in (1, 2):
+            assert channel_sums(wide, shape, axis, 1).sums.sum() == wide.size
+    assert channels._kept_channels.cache_info().currsize == 0
+    channel_sums(wide[:, :64], (1, 8, 8), 2, 1)
+    assert channels._kept_channels.cache_info().currsize == 1

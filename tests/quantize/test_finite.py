@@ -8,7 +8,11 @@ import pytest
 
 from quantkit import Session, pipeline
 from quantkit.errors import CalibrationError
+from quantkit.execute import nearest
+from quantkit.execute.nearest import Distance
 from quantkit.observe import FloatRunner
+from quantkit.quantize import calibration
+from quantkit.quantize.calibration import METHOD_KEY
 from quantkit.types import QuantConfig
 from tests.fold.fold_cases import build, normal
 
@@ -50,6 +54,18 @@ def test_a_sample_whose_outputs_are_nan_is_named(closed):
     model = network(DIVIDED + "y = MatMul(m, u)")
     with pytest.raises(CalibrationError, match=rf"NaN or infinite for sample data\[{closed}\]"):
         pipeline.quantize(model, samples(closed), config=FAST, threads=1)
+
+
+def test_other_ranges_come_from_the_same_statistics_and_keep_the_same_nodes_in_fp32(monkeypatch):
+    runs, observe = [], calibration.observe
+    monkeypatch.setattr(calibration, "observe", lambda *args, **given: runs.append(args) or observe(*args, **given))
+    far = {"entropy": 19.0}
+    by_method = lambda model, *others: Distance(far.get(model.metadata_props[METHOD_KEY], 12.0), [12.0])  # noqa: E731
+    monkeypatch.setattr(nearest, "distance", by_method)
+    result = pipeline.quantize(network(GUARDED), samples(15), config=FAST, threads=1)
+    assert len(runs) == 2  # once until sample 15, once without the node that it spoils
+    assert result.model.metadata_props[METHOD_KEY] == "entropy"
+    assert [d.node for d in result.decisions if "NaN or infinite" in d.detail] == ["MatMul_3"]
 
 
 def test_data_that_can_be_read_once_cannot_be_read_anew():
