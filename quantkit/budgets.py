@@ -32,7 +32,7 @@ PARTS_SECONDS = 15.0
 SHAPES_SECONDS = 60.0
 """All ratios of a model, after which no other input shape is timed."""
 
-CHOOSE_SECONDS = 60.0
+CHOOSE_SECONDS = 45.0
 """The choice of ranges and of equalization by `balanced` and `best`, after which no other candidate is measured: a
 ViT-S takes 50 s for all of them, mobilenet_v3_large 9."""
 TUNE_SECONDS = 300.0

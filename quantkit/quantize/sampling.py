@@ -49,7 +49,8 @@ class Targets:
         for index, ((feeds, valid), values) in enumerate(zip(replay, fp32.values(names), strict=True)):
             for layer in layers:
                 output = _valid(values[layer.target], feeds, valid)
-                count = -(-rows_wanted(layer) // replay.samples)
+                output = output[:: _stride(layer, output, valid, replay)]
+                count = -(-_each(layer, replay) * valid // max(len(output), valid))
                 drawn = _draw(positions_of(layer, output), count, seed, index)
                 self.positions[layer.name].append(drawn)
                 self._rows[layer.name].append(output_rows(layer, output, drawn))
@@ -57,6 +58,17 @@ class Targets:
     def rows(self, layer: Layer) -> np.ndarray:
         """The rows of a layer; its memory is given up."""
         return np.concatenate(self._rows.pop(layer.name))
+
+
+def _each(layer: Layer, replay: Replay) -> int:
+    """Rows of one sample."""
+    return -(-rows_wanted(layer) // replay.samples)
+
+
+def _stride(layer: Layer, array: np.ndarray, valid: int, replay: Replay) -> int:
+    """Which of the entries on axis 0 are taken: all, but where a sample has more of them than rows are wanted, as the
+    thousand regions of a detector in two stages are, every so many."""
+    return max(1, len(array) // (valid * _each(layer, replay)))
 
 
 def _draw(positions: int, count: int, seed: int, batch: int) -> np.ndarray:
@@ -82,13 +94,18 @@ def int8_rows(layer: Layer, int8: Frontier, replay: Replay, targets: Targets, kn
     residual = quantized_name(layer.residual) if layer.residual is not None else None
     names = list(dict.fromkeys(name for name in (source, residual) if name is not None))
     x, r = [] if known is None else [known], []
+
+    def taken(array: np.ndarray, feeds: dict[str, np.ndarray], valid: int) -> np.ndarray:
+        array = _valid(array, feeds, valid)
+        return array[:: _stride(layer, array, valid, replay)]
+
     if names:
         batches = zip(replay, int8.values(names), targets.positions[layer.name], strict=True)
         for (feeds, valid), values, positions in batches:
             if source is not None:
-                x.append(input_rows(layer, _valid(values[source], feeds, valid), positions))
+                x.append(input_rows(layer, taken(values[source], feeds, valid), positions))
             if residual is not None:
-                r.append(output_rows(layer, _valid(values[residual], feeds, valid), positions))
+                r.append(output_rows(layer, taken(values[residual], feeds, valid), positions))
     t = targets.rows(layer)
     return x[0] if len(x) == 1 else np.concatenate(x, axis=1), t - np.concatenate(r) if r else t
 
