@@ -32,12 +32,10 @@ PARTS_SECONDS = 15.0
 SHAPES_SECONDS = 60.0
 """All ratios of a model, after which no other input shape is timed."""
 
-CHOOSE_SECONDS = 45.0
-"""The choice of ranges and of equalization by `balanced` and `best`, after which no other candidate is measured: a
-ViT-S takes 50 s for all of them, mobilenet_v3_large 9."""
+CHOOSE_SECONDS = 90.0
+"""The choice of ranges and of equalization by `balanced` and `best`, after which no other candidate is measured."""
 TUNE_SECONDS = 300.0
-"""Tuning by `balanced`, after which the layers that are left keep their weights rounded to nearest, which runs of the
-whole network as it is then are good enough for: 512 photographs of 224 x 224 take EfficientNet-Lite0 100 s."""
+"""Tuning by `balanced`, after which the layers that are left keep their weights rounded to nearest."""
 NEAREST_SECONDS = 60.0
 """The methods of ranges that a finished model is held against where it is poor; after it no other one is begun."""
 

@@ -109,9 +109,9 @@ def output_rows(layer: Layer, output: np.ndarray, positions: np.ndarray) -> np.n
     """float32 [N, C, *S] (Conv) or [N, *T, C] -> [N * len(positions), C]."""
     n = output.shape[0]
     if layer.is_convolution:
-        picked = output.reshape(n, output.shape[1], -1)[:, :, positions].transpose(0, 2, 1)
+        picked = output.reshape(n, output.shape[1], prod(output.shape[2:]))[:, :, positions].transpose(0, 2, 1)
     else:
-        picked = output.reshape(n, -1, output.shape[-1])[:, positions]
+        picked = output.reshape(n, prod(output.shape[1:-1]), output.shape[-1])[:, positions]
     return np.ascontiguousarray(picked).reshape(-1, picked.shape[-1])
 
 
@@ -119,7 +119,8 @@ def input_rows(layer: Layer, x: np.ndarray, positions: np.ndarray) -> np.ndarray
     """float32 [N, Cin, *S] (Conv) or [N, *T, K] -> [groups, N * len(positions), K]; padding is 0."""
     n = x.shape[0]
     if not layer.is_convolution:
-        return np.ascontiguousarray(x.reshape(n, -1, x.shape[-1])[:, positions]).reshape(1, -1, x.shape[-1])
+        picked = x.reshape(n, prod(x.shape[1:-1]), x.shape[-1])[:, positions]
+        return np.ascontiguousarray(picked).reshape(1, n * len(positions), x.shape[-1])
     kernel, dims = layer.shape[2:], len(layer.shape) - 2
     pads, strides, dilations = (layer.attributes[key] for key in ("pads", "strides", "dilations"))
     if layer.base == "ConvTranspose":
@@ -132,13 +133,14 @@ def input_rows(layer: Layer, x: np.ndarray, positions: np.ndarray) -> np.ndarray
     ]
     index = []
     for axis, where in enumerate(np.unravel_index(positions, extent)):
-        taps = where[:, None] * strides[axis] + np.arange(kernel[axis]) * dilations[axis]
-        index.append(taps.reshape(len(positions), *(kernel[axis] if a == axis else 1 for a in range(dims))))
+        places = where[:, None] * strides[axis] + np.arange(kernel[axis]) * dilations[axis]
+        index.append(places.reshape(len(positions), *(kernel[axis] if a == axis else 1 for a in range(dims))))
     picked = padded[(slice(None), slice(None), *index)]  # [N, Cin, P, *kernel]
     if layer.base == "ConvTranspose":
         picked = np.flip(picked, axis=tuple(range(3, 3 + dims)))
-    grouped = picked.reshape(n, layer.groups, -1, len(positions), prod(kernel)).transpose(1, 0, 3, 2, 4)
-    return np.ascontiguousarray(grouped).reshape(layer.groups, n * len(positions), -1)
+    channels, taps = x.shape[1] // layer.groups, prod(kernel)
+    grouped = picked.reshape(n, layer.groups, channels, len(positions), taps).transpose(1, 0, 3, 2, 4)
+    return np.ascontiguousarray(grouped).reshape(layer.groups, n * len(positions), channels * taps)
 
 
 def _as_convolved(layer: Layer, x: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:

@@ -84,11 +84,12 @@ def _valid(array: np.ndarray, feeds: dict[str, np.ndarray], valid: int) -> np.nd
 
 
 def int8_rows(layer: Layer, int8: Frontier, replay: Replay, targets: Targets, known: np.ndarray | None = None
-              ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+              ) -> tuple[np.ndarray, np.ndarray] | None:  # fmt: skip
     """(x float32 [groups, R, K], t float32 [R, C]): the layer's input in the INT8 model and what W x + b should give.
 
     t is the FP32 target less the INT8 residual, so that an error of the residual is made up for as well. known: x, if
-    a layer before reads the same rows.
+    a layer before reads the same rows. None where there are no rows, or not the same: those of the regions that a
+    detector proposes depend on values.
     """
     source = quantized_name(layer.source) if known is None else None
     residual = quantized_name(layer.residual) if layer.residual is not None else None
@@ -107,6 +108,9 @@ def int8_rows(layer: Layer, int8: Frontier, replay: Replay, targets: Targets, kn
             if residual is not None:
                 r.append(output_rows(layer, taken(values[residual], feeds, valid), positions))
     t = targets.rows(layer)
+    counts = {len(t), sum(rows.shape[1] for rows in x), *([sum(map(len, r))] if r else [])}
+    if len(counts) > 1 or 0 in counts:
+        return None
     return x[0] if len(x) == 1 else np.concatenate(x, axis=1), t - np.concatenate(r) if r else t
 
 

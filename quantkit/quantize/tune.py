@@ -44,6 +44,8 @@ FITTED_SHARE = 0.8
 ERROR_ROWS = 2048
 """Rows that tell errors: with 64 channels, 0.4 % of a mean square is chance, and both candidates share it."""
 
+NO_ROWS = "keeps its first weights: the samples have no rows of it, or INT8 has others than FP32"
+
 Progress = Callable[[str, int, "int | None"], None]
 
 
@@ -71,7 +73,11 @@ def tune_layers(model: ir.Model, expanded: ir.Model, layers: Sequence[Layer], x_
                     break
                 inputs = before[1] if before is not None and reads_same_rows(before[0], layer) else None
                 before = None  # first, so that there are never two
-                x, t = int8_rows(layer, int8, replay, targets, None if inputs is None else inputs.x)
+                rows = int8_rows(layer, int8, replay, targets, None if inputs is None else inputs.x)
+                if rows is None:
+                    decisions.append(Decision("quantize", "untuned", layer.name, NO_ROWS))
+                    continue
+                x, t = rows
                 inputs = inputs or Inputs(x, replay.samples)
                 weights, detail = rounded(layer, inputs, t, x_scales[layer.name], per_channel,
                                           learn=seed if learn else None)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -35,6 +36,11 @@ def small_net(convs: int = 6) -> onnx.ModelProto:
         [helper.make_tensor_value_info(last, TensorProto.FLOAT, None)], weights,
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def judged(db: float) -> SimpleNamespace:
+    """What a judge says of a model whose worst output is at `db`."""
+    return SimpleNamespace(db=db)
 
 
 def sample(seed: int = 1) -> dict[str, np.ndarray]:
@@ -186,7 +192,7 @@ def test_the_trial_quantizes_by_all_extremes_or_by_their_means_whichever_is_near
     search = trial._Search(fused, select(fused), [{"x": x}, {"x": 3 * x}], FAST, 1, None)
     search._observe()
     assert search.ranges["x"].high == pytest.approx(3 * float(x.max()))
-    distances = iter([(20.0, 20.0), (15.0, 15.0) if nearer == "extremes" else (22.0, 22.0)])
+    distances = iter([judged(20.0), judged(15.0 if nearer == "extremes" else 22.0)])
     search._take_nearer_ranges([node.name or "" for node in search.selection.forms], lambda model: next(distances))
     times = 3 if nearer == "extremes" else 2
     assert search.ranges["x"].high == pytest.approx(times * float(x.max()))
@@ -200,8 +206,8 @@ def test_ranges_that_clip_what_is_rare_are_taken_where_nothing_need_be_given_up_
     x[0, 0, 0, 0] = 400.0
     search = trial._Search(fused, select(fused), [{"x": x}], FAST, 1, None)
     search._observe()
-    distances = iter([9.0, 17.0 if reached else 15.0])
-    search._take_clipped_ranges([n.name or "" for n in search.selection.forms], lambda m: (next(distances), 0.0), 16.0)
+    distances = iter([judged(9.0), judged(17.0 if reached else 15.0)])
+    search._take_clipped_ranges([n.name or "" for n in search.selection.forms], lambda model: next(distances), 16.0)
     assert (search.ranges["x"].high < 399.0) == reached
 
 
@@ -214,7 +220,7 @@ def test_the_search_for_ranges_that_clip_leaves_constants_as_they_are():
     search = trial._Search(fused, select(fused), [sample()], FAST, 1, None)
     search._observe()
     before = search.ranges["token"]
-    search._take_clipped_ranges([n.name or "" for n in search.selection.forms], lambda m: (99.0, 0.0), 16.0)
+    search._take_clipped_ranges([n.name or "" for n in search.selection.forms], lambda model: judged(99.0), 16.0)
     assert search.ranges["token"] == before
 
 

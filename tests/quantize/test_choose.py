@@ -58,7 +58,7 @@ def test_layers_that_are_left_after_the_time_for_tuning_keep_their_first_weights
     ]
 
 
-@pytest.mark.parametrize(("macs", "judged"), [(10**8, 64), (10 * 10**9, 40), (10**12, 4)])
+@pytest.mark.parametrize(("macs", "judged"), [(10**9, 64), (10 * 10**9, 10), (10**12, 4)])
 def test_large_networks_are_judged_by_fewer_samples_and_by_the_same_number_on_every_machine(macs, judged):
     maker = SimpleNamespace(
         macs={"a": macs // 2, "b": macs // 2}, replay=SimpleNamespace(first=lambda samples: samples)
