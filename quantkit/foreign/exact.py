@@ -11,13 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import DeduplicateHashedInitializersPass
 
 from quantkit.foreign.exact_edges import quantized
 from quantkit.foreign.exact_rows import ROWS, count_of, dimensions, is_open, linear_resize, rank_of
 from quantkit.foreign.exact_sums import EXACT_BELOW, accumulator
 from quantkit.foreign.qdq import finish, put_in_place, write_bodies, write_node
 from quantkit.foreign.site import Site, clamp_bounds
-from quantkit.foreign.unit import apart, as_bytes, integers, looked_up, number, real_of_int32, rounded
+from quantkit.foreign.unit import apart, as_bytes, integers, looked_up, number, real_of_int32, rounded, sloped
 from quantkit.fuse.activations import ACTIVATIONS, lookup_table
 from quantkit.fuse.functions import emit_base
 from quantkit.fuse.graph import Reject, is_standard, quantkit_name
@@ -32,10 +33,14 @@ Steps = Callable[[QuantParams], ir.Value]
 
 
 def write_exact(model: ir.Model) -> None:
-    """Writes out every static and dynamic quantkit node of a loaded model, in place; its functions go."""
+    """Writes out every static and dynamic quantkit node of a loaded model, in place; its functions go.
+
+    Equal numbers are held once: the 1 of all scales, and parts of weights that nodes share.
+    """
     _write_graph(model.graph)
     write_bodies(model.graph, _write_graph)
     finish(model)
+    DeduplicateHashedInitializersPass()(model)
 
 
 def _write_graph(graph: ir.Graph) -> None:
@@ -152,8 +157,18 @@ def _product(site: Site) -> ir.Value:
 def _unary(site: Site) -> ir.Value:
     x, y = site.params(site.operands[1:3]), site.params(site.y)
     numbers = {key: value.as_float() for key, value in site.node.attributes.items()}
-    table = lookup_table(site.name.base, numbers, x.scale, x.zero_point, y.scale, y.zero_point)
-    return looked_up(site, site.operands[0], as_bytes(table))
+    table = as_bytes(lookup_table(site.name.base, numbers, x.scale, x.zero_point, y.scale, y.zero_point))
+    if site.name.base in BELOW:
+        slopes = (numbers.get("alpha", 0.0) * x.scale / y.scale, x.scale / y.scale)
+        below, above = (np.full(1, slope, np.float32) for slope in slopes)
+        plain = sloped(site, site.operands[:3], (below, above), 0, table.reshape(1, 256))
+        if plain is not None:
+            return plain
+    return looked_up(site, site.operands[0], table)
+
+
+BELOW = ("Relu", "LeakyRelu")
+"""Activations that are a slope below 0, `alpha` or 0, and 1 above."""
 
 
 def _concat(site: Site) -> ir.Value:
@@ -163,8 +178,12 @@ def _concat(site: Site) -> ir.Value:
         own = site.params(site.operands[first + 1 : first + 3])
         steps = (np.arange(256) - own.zero_point) * own.scale / y.scale
         table = (np.rint(np.clip(steps, -y.zero_point, 255 - y.zero_point)) + y.zero_point).astype(np.uint8)
-        part = site.operands[first]
-        parts.append(part if own == y else looked_up(site, part, table))
+        triple, slope = site.operands[first : first + 3], np.full(1, own.scale / y.scale, np.float32)
+        if own == y:
+            parts.append(triple[0])
+        else:
+            plain = sloped(site, triple, (slope, slope), 0, table.reshape(1, 256))
+            parts.append(looked_up(site, triple[0], table) if plain is None else plain)
     return site.emit("Concat", parts, {"axis": site.node.attributes["axis"]})
 
 
@@ -212,14 +231,22 @@ def _reduce_mean(site: Site) -> ir.Value:
     return _mean(site, total, np.array(count_of(x, axes)))
 
 
+COUNTS = 4096
+"""Open sizes that make up to this count have their factors in a table: some runtimes divide float64 as float32."""
+
+
 def _factor_of_open(site: Site, axes: ir.Value) -> ir.Value:
     """f32(s_x / (s_y * count)) where the sizes that make the count are known at run time only."""
     x, y = site.params(site.operands[1:3]), site.params(site.y)
     sizes = site.emit("Gather", [site.emit("Shape", [site.operands[0]]), axes], {"axis": 0})
     count = site.emit("ReduceProd", [site.cast(sizes, ir.DataType.FLOAT)], {"keepdims": 0})
-    count = site.cast(count, ir.DataType.DOUBLE)
-    steps = site.emit("Mul", [count, site.constant("y_step", np.float64(y.scale))])
-    return site.cast(site.emit("Div", [site.constant("x_step", np.float64(x.scale)), steps]), ir.DataType.FLOAT)
+    steps = site.emit("Mul", [site.cast(count, ir.DataType.DOUBLE), site.constant("y_step", np.float64(y.scale))])
+    divided = site.emit("Div", [site.constant("x_step", np.float64(x.scale)), steps])
+    table = (x.scale / (y.scale * np.maximum(np.arange(COUNTS), 1))).astype(np.float32)
+    last = number(site, COUNTS - 1)
+    index = site.cast(site.emit("Min", [count, last]), ir.DataType.INT32)
+    known = site.emit("Gather", [site.constant("factors", table), index], {"axis": 0})
+    return site.emit("Where", [site.emit("Less", [last, count]), site.cast(divided, ir.DataType.FLOAT), known])
 
 
 def _on_bytes(site: Site) -> list[ir.Value]:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.foreign.site import Site
-from quantkit.foreign.unit import as_bytes, integers, looked_up, rounded
+from quantkit.foreign.unit import as_bytes, integers, looked_up, rounded, sloped
 from quantkit.fuse.activations import lookup_table
 from quantkit.fuse.graph import Reject
 
@@ -136,6 +136,11 @@ def _prelu(site: Site) -> ir.Value:
     rank = rank_of(site.operands[0])
     steps = (x.scale, x.zero_point, y.scale, y.zero_point)
     table = as_bytes(b"".join(lookup_table("LeakyRelu", {"alpha": float(alpha)}, *steps) for alpha in slope))
+    ratio = x.scale / y.scale
+    slopes = (slope.astype(np.float64) * ratio).astype(np.float32), np.full(1, ratio, np.float32)
+    plain = sloped(site, site.operands[:3], slopes, rank, table.reshape(-1, 256))
+    if plain is not None:
+        return plain
     if slope.size == 1:
         return looked_up(site, site.operands[0], table)
     starts = (256 * np.arange(slope.size, dtype=np.int32)).reshape(-1, *[1] * (rank - 2))

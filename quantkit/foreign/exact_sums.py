@@ -34,7 +34,8 @@ def accumulator(site: Site, factor: np.ndarray, target: QuantParams) -> tuple[ir
         return real_of_int32(site, site.accumulator()), factor
     constant, values = _constant_channels(site, bias, factor, target)
     bias, factor = np.where(constant, values, bias), np.where(constant, np.float32(1), factor)
-    weights = np.where(np.expand_dims(constant, _others(site)), np.int8(0), weights)
+    if constant.any():
+        weights = np.where(np.expand_dims(constant, _others(site)), np.int8(0), weights)
     inside = bias if _reach(site, runs[0], bias) < EXACT_BELOW else (bias + COARSE // 2) % COARSE - COARSE // 2
     if _reach(site, runs[0], inside) >= EXACT_BELOW:
         inside = np.zeros_like(bias)
@@ -129,13 +130,14 @@ def _sums(site: Site, weights: np.ndarray, run: slice, bias: np.ndarray | None) 
         ends = [site.constant(what, np.array([n], np.int64)) for what, n in (("begin", run.start), ("end", run.stop))]
         x = site.emit("Slice", [x, *ends, site.constant("channels", np.array([-1 if inner == 0 else 1], np.int64))])
         x.type = ir.TensorType(ir.DataType.UINT8)
-    part = np.take(weights, np.arange(run.start, run.stop), axis=inner)
+    part = weights[:, run] if inner else weights[run]
     own = {key: site.node.attributes[key] for key in ATTRIBUTES[base]} if base in CONVOLUTIONS else {}
     if base == "ConvTranspose":
         part = conv_layout(part, own["group"].as_int())
     operands = [x, *site.operands[1:3]]
-    weight = site.cast(site.constant("weight", np.ascontiguousarray(part)), ir.DataType.FLOAT)
-    data = [integers(site, operands), weight]
+    shared = np.array_equal(part, site.array(3))  # other nodes may have them too
+    weight = site.operands[3] if shared else site.constant("weight", np.ascontiguousarray(part))
+    data = [integers(site, operands), site.cast(weight, ir.DataType.FLOAT)]
     if base in CONVOLUTIONS:
         extra = [] if bias is None or not bias.any() else [site.constant("bias", bias.astype(np.float32))]
         return apart(site, site.emit(base, [*data, *extra], own))

@@ -51,6 +51,26 @@ def looked_up(site: Site, x: ir.Value | None, table: np.ndarray) -> ir.Value:
     return site.emit("Gather", [site.constant("table", table), site.cast(x, ir.DataType.INT32)], {"axis": 0})
 
 
+def sloped(site: Site, triple: Sequence[ir.Value | None], slopes: tuple[np.ndarray, np.ndarray], rank: int,
+           tables: np.ndarray) -> ir.Value | None:  # fmt: skip
+    """u8 rne((q - zp) * slope) + zp_y, the slope of the first array below 0, else of the second: float32 [C] or [1].
+
+    None where that is not `tables`, uint8 [C or 1, 256], for every byte. rank: of q, whose axis 1 is C.
+    """
+    x, y = site.params(triple[1:]), site.params(site.y)
+    v = (np.arange(256) - x.zero_point).astype(np.float32)
+    below, above = (slope.reshape(-1, 1) for slope in slopes)
+    steps = np.rint(v * np.where(v < 0, below, above))
+    if not np.array_equal(np.clip(steps + y.zero_point, 0, 255), tables):
+        return None
+    real = integers(site, triple)
+    parts = [site.constant(what, slope.reshape(-1, *[1] * (rank - 2)) if slope.size > 1 else slope.reshape(()))
+             for what, slope in zip(("below", "above"), slopes, strict=True)]  # fmt: skip
+    same = np.array_equal(below, above)
+    slope = parts[0] if same else site.emit("Where", [site.emit("Less", [real, number(site, 0.0)]), *parts])
+    return rounded(site, apart(site, site.emit("Mul", [real, slope])), site.y)
+
+
 def as_bytes(table: bytes) -> np.ndarray:
     """A table of the engine as uint8."""
     return np.frombuffer(table, np.uint8)

@@ -108,6 +108,41 @@ def test_the_exact_form_of_a_deep_network_has_no_rounding_that_grows():
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
 
+def test_channels_next_to_0_whose_biases_are_beyond_float32_are_constants():
+    """Their scale is raised until the bias fits 30 bits; what they give does not depend on x."""
+    weights = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32)
+    weights[2] *= 1e-12
+    proto = one("t = Conv<kernel_shape = [1, 1]>(x, w, b) y = Relu(t)", w=weights, b=np.float32([0, 0.1, 0.7, 0.2]))
+    model, feeds = calibrated(proto), feeds_of(proto)
+    assert np.abs(next(n for n in model.graph if n.op_type == "QConvRelu").inputs[6].const_value.numpy()).max() > 2**24
+    exported = export(model)
+    assert [node.op_type for node in exported.graph].count("Add") == 1  # that of the QuantizeLinear
+    assert 0 in next(v for v in exported.graph.initializers.values() if v.dtype == ir.DataType.INT8).const_value.numpy()
+    wanted = Session(model, threads=1).run(None, feeds)[0]
+    for level in LEVELS:
+        np.testing.assert_array_equal(in_onnxruntime(to_proto(exported), feeds, level), wanted)
+
+
+@pytest.mark.parametrize("case", ["PRelu", "Concat"])
+def test_maps_of_bytes_are_arithmetic_where_that_gives_all_256_results(case, monkeypatch):
+    model, feeds, wanted, _ = made(case)
+    plain = to_proto(export(model))
+    monkeypatch.setattr("quantkit.foreign.exact.sloped", lambda *given: None)
+    monkeypatch.setattr("quantkit.foreign.exact_rows.sloped", lambda *given: None)
+    tables = to_proto(export(model))
+    gathers = [[node.op_type for node in proto.graph.node].count("Gather") for proto in (plain, tables)]
+    assert gathers[0] < gathers[1]
+    for proto in (plain, tables):
+        np.testing.assert_array_equal(in_onnxruntime(proto, feeds, "off"), wanted)
+
+
+def test_numbers_and_shared_weights_are_held_once():
+    model = calibrated(one("t = MatMul(x, w) s = MatMul(t, w) r = MatMul(s, w) y = MatMul(r, w)", w=(8, 8)))
+    held = [value.const_value for value in export(model).graph.initializers.values()]
+    contents = [(tensor.dtype, *tensor.shape, tensor.tobytes()) for tensor in held]
+    assert len(contents) == len(set(contents))
+
+
 def test_one_scale_of_1_needs_no_opset_13_and_indices_stay_valid_before_it():
     assert export(made("Conv Relu")[0]).opset_imports[""] == 11
     picked = calibrated(one("y = Gather<axis = 1>(x, k)", k=np.array([3, 0], I64)))
