@@ -200,7 +200,8 @@ def calibrate(converted: Any, data: Any, *, config: QuantConfig | None = None, r
     config = config or QuantConfig()
     loaded = load(converted)
     kind = artifact_kind(loaded)
-    if kind != "converted":
+    had_nothing = kind == "fp32" and KEEP_KEY in loaded.metadata_props  # what `convert` found nothing to quantize in
+    if kind != "converted" and not had_nothing:
         hint = "; run `quantkit convert` on it first, or `quantkit quantize`" if kind == "fp32" else ""
         raise ModelError(f"{_label(converted)} {WRONG_KIND[kind]}{hint}")
     keep = (*json.loads(loaded.metadata_props.get(KEEP_KEY, "[]")), *config.keep_fp32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,10 @@ class PowerRatio:
         self.noise = 0.0
 
     def add(self, reference: np.ndarray, value: np.ndarray) -> None:
-        """Add two arrays of one shape and of any numeric type. A value that is not finite is infinite noise."""
+        """Add two arrays of any numeric type. A value that is not finite is infinite noise; an array of another shape
+        (a detector that finds more) has nothing in common: noise as large as the signal."""
+        if reference.shape != value.shape:
+            value = np.zeros(reference.shape)
         finite = np.isfinite(reference)
         expected = np.asarray(reference, np.float64)[finite]
         squares = np.square(expected - np.asarray(value, np.float64)[finite])
@@ -72,11 +75,14 @@ class Tally:
         """
         self.samples += valid
         for name in reference:
-            self.power.add(_samples(reference[name], valid), _samples(outputs[name], valid))
+            for expected, found in _numbers(reference[name], outputs[name], valid):
+                self.power.add(expected, found)
         first = next(iter(reference))
+        if isinstance(reference[first], list):  # a sequence
+            return
         fp32, int8 = _samples(reference[first], valid), _samples(outputs[first], valid)
         axis = class_axis(fp32)
-        if axis is None:
+        if axis is None or fp32.shape != int8.shape:
             return
         fp32_class, int8_class = fp32.argmax(axis), int8.argmax(axis)
         self.decisions += fp32_class.size
@@ -155,6 +161,22 @@ def in_top(logits: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     own = np.take_along_axis(logits, clipped[:, None], 1)
     ahead = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < clipped[:, None]))
     return valid & (np.count_nonzero(ahead, axis=1) < count)
+
+
+def _numbers(reference: Any, value: Any, valid: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of numeric arrays in two outputs of one kind: of the tensors of a sequence, the values of a map; texts
+    count 1 each, and 1 or 0 where the other has the same or another one."""
+    if isinstance(reference, Mapping):
+        for key, expected in reference.items():
+            yield from _numbers(expected, value.get(key, np.nan), valid)
+    elif isinstance(reference, list):
+        by_sample = bool(reference) and isinstance(reference[0], Mapping)
+        for expected, found in zip(reference[: valid if by_sample else None], value, strict=False):
+            yield from _numbers(expected, found, valid)
+    else:
+        expected, found = _samples(reference, valid), _samples(value, valid)
+        texts = expected.dtype.kind in "OSU"
+        yield (np.ones(expected.shape), (expected == found).astype(np.float64)) if texts else (expected, found)
 
 
 def _samples(array: Any, valid: int) -> np.ndarray:

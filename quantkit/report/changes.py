@@ -55,8 +55,10 @@ class ChangeLog:
 
     def add(self, batch: Batch, fp32: np.ndarray, int8: np.ndarray) -> None:
         """Add one batch: the first output of both models, [N, ...], of which the first `batch.valid` rows count."""
+        if isinstance(fp32, list):  # a sequence
+            return
         fp32, int8 = np.asarray(fp32), np.asarray(int8)
-        if fp32.ndim == 0 or len(fp32) < batch.valid or fp32.dtype.kind not in "fiu":
+        if fp32.shape != int8.shape or fp32.ndim == 0 or len(fp32) < batch.valid or fp32.dtype.kind not in "fiu":
             return
         for row in range(batch.valid):
             label = None if batch.labels is None else int(batch.labels[row])

@@ -11,7 +11,7 @@ from quantkit import Session, pipeline
 from quantkit.execute.verify import sqnr_db
 from quantkit.report.export import export_qdq
 from quantkit.types import QuantConfig
-from tests.e2e.odd_models import ODD_MODELS
+from tests.e2e.odd_models import ODD_MODELS, text
 
 FAST = QuantConfig(method="minmax", effort="fast")
 LEAST_DB = 20.0
@@ -75,3 +75,12 @@ def test_layers_inside_control_flow_stay_fp32_with_a_sentence(name):
     assert len(set(kept)) == 1
     rows = [row for row in Session(result.model, threads=1).plan if row.op in ("If", "Loop")]
     assert "the layers in its bodies (1)" in rows[0].reason
+
+
+def test_a_model_in_which_convert_finds_nothing_is_calibrated_to_itself_with_a_sentence():
+    proto = text("(float[N,8] x) => (float[N,8] y)", "a = Sin(x) y = Exp(a)")
+    x = np.linspace(-1, 1, 8, dtype=np.float32)[None]
+    done = pipeline.calibrate(pipeline.convert(proto).model, [{"x": x}])
+    assert done.kind == "fp32"
+    assert "INT8 would gain nothing" in str(done.decisions[-1].detail)
+    np.testing.assert_allclose(Session(done.model, threads=1).run(None, {"x": x})[0], np.exp(np.sin(x)), rtol=1e-6)

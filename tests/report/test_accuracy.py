@@ -93,3 +93,24 @@ def test_classes_are_on_axis_1_but_on_the_last_axis_of_sequences():
 
 def test_agreement_is_unknown_for_outputs_without_classes():
     assert tally(np.zeros((2, 1), np.float32), np.ones((2, 1), np.float32)).agreement is None
+
+
+def test_outputs_that_are_texts_count_by_whether_they_are_the_same():
+    names = np.array(["cat", "dog", "cat", "owl"], object)
+    assert tally(names, names.copy()).power.db == SQNR_CAP_DB
+    assert tally(names, np.array(["cat", "dog", "dog", "owl"], object)).power.db == pytest.approx(10 * math.log10(4))
+
+
+def test_tensors_of_a_sequence_and_values_of_maps_are_compared_each():
+    ragged = [np.ones(3), np.full((2, 2), 2.0)]
+    result = tally(ragged, [np.ones(3), np.full((2, 2), 1.0)], valid=3)
+    assert result.power.db == pytest.approx(10 * math.log10(19 / 4))
+    maps = [{0: 0.5, 1: 0.5}, {0: 1.0, 1: 0.0}]
+    assert tally(maps, maps, valid=2).power.db == SQNR_CAP_DB
+    assert tally(maps, [{0: 0.5, 1: 0.5}, {0: 0.0, 1: 0.0}], valid=1).power.db == SQNR_CAP_DB
+
+
+def test_an_output_of_another_shape_has_nothing_in_common():
+    result = tally(logits(1, 2, 3), logits(1, 2), valid=3)
+    assert result.power.db == pytest.approx(0.0)
+    assert result.agreement is None
