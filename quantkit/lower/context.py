@@ -75,6 +75,17 @@ class Lowering:
             self.constant_buffers.append(buffer)
         return self.views[value]
 
+    def float_source(self, value: ir.Value | None) -> tuple[Ref, tuple[int, ...]]:
+        """Where a float32 value lies in ONNX's layout, and its shape; a constant becomes a buffer of the plan."""
+        assert value is not None
+        array = constant(value)
+        if value not in self.floats and array is not None:
+            self.constants.append(np.frombuffer(np.ascontiguousarray(array, np.float32).tobytes(), np.uint8))
+            buffer = Buffer(4 * array.size, external=len(self.constants) - 1)
+            self.floats[value] = Ref(buffer), array.shape
+            self.constant_buffers.append(buffer)
+        return self.floats[value]
+
     def float_output(self, value: ir.Value, dims: Sequence[int]) -> Buffer:
         """Float32 memory in ONNX's layout: the plan's output `value`, or arena memory if it stays inside."""
         dims = self._possible(dims)

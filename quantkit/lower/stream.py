@@ -17,7 +17,7 @@ from quantkit.lower.views import View, row_major
 def lower_float_add(context: Lowering, node: ir.Node, name: OpName) -> None:
     """float32 [*D] + float32 [*E] -> float32 by numpy's broadcasting, one rounding. What is repeated along leading
     axes is read again and again, what is stretched otherwise is copied."""
-    operands = [context.floats[value] for value in node.inputs]  # type: ignore[index]
+    operands = [context.float_source(value) for value in node.inputs]
     dims = np.broadcast_shapes(*(given for _, given in operands))
     operands.sort(key=lambda operand: operand[1] != dims)  # a whole one first, if there is one
     (a, a_dims), (b, b_dims) = operands

@@ -20,7 +20,7 @@ from quantkit.fuse.graph import Reject, constant, layers_in_bodies, new_initiali
 from quantkit.fuse.masks import adds_a_mask, is_masked
 from quantkit.fuse.opnames import MAX_DEPTH, MAX_VARIADIC, NAMED_NORMALIZATIONS, OpName
 from quantkit.fuse.patterns import activation_of
-from quantkit.fuse.stream import is_float_sum
+from quantkit.fuse.stream import is_in_stream, joins_tokens
 from quantkit.quantize.sizes import measured_tensor
 
 MAX_GATHERED = 64
@@ -194,6 +194,8 @@ def _resize(node: ir.Node) -> StaticForm:
 def _concat(node: ir.Node) -> StaticForm:
     if len(node.inputs) > MAX_VARIADIC:
         raise Reject(f"{len(node.inputs)} inputs; at most {MAX_VARIADIC}")
+    if joins_tokens(node):
+        raise Reject("the sum that reads it is float32, and one scale would lose the smaller of its parts")
     axis = int(node.attributes["axis"].as_int())
     axis = axis % _rank(node.outputs[0]) if axis < 0 else axis
     return StaticForm(OpName("Concat", count=len(node.inputs)), tuple(node.inputs), (), {"axis": axis})  # type: ignore[arg-type]
@@ -254,7 +256,7 @@ def _along_last_axes(node: ir.Node) -> StaticForm:
         extra.append(_constant_input(node, 2, "the bias", np.zeros_like(scale)).astype(np.float32))
     attributes = {"axis": axis - rank, "epsilon": _float(node, "epsilon", 1e-5)}
     full = tuple(np.ascontiguousarray(np.broadcast_to(v, sizes)) for v in extra)
-    return StaticForm(OpName(node.op_type, to_float=is_float_sum(node.inputs[0])), (node.inputs[0],), full, attributes)  # type: ignore[arg-type]
+    return StaticForm(OpName(node.op_type, to_float=is_in_stream(node.inputs[0])), (node.inputs[0],), full, attributes)  # type: ignore[arg-type]
 
 
 def _group_normalization(node: ir.Node) -> StaticForm:

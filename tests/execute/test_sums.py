@@ -144,6 +144,68 @@ def test_one_side_of_a_sum_may_be_repeated(shape, first, monkeypatch):
     np.testing.assert_array_equal(session.run(None, feeds)[0], run_oracle(made, feeds)["y"])
 
 
+@pytest.mark.parametrize("operands", ["p, places", "places, p"])
+def test_one_side_of_a_sum_may_be_constant(operands, monkeypatch):
+    body = f"p = MatMul(x, w1) s = Add({operands}) n = LayerNormalization(s, g, b2) y = MatMul(n, w4)"
+    weights = {**WEIGHTS, "places": (BIAS * X[:1] + X[1:2]).astype(np.float32)}
+    made = in_float(model(body, weights, opset=17, **NO_PREPARATION), monkeypatch)
+    assert ops_of(made).count("QAddFloat") == 1
+    assert_ops_agree_with_onnxruntime(made, X)
+    expected = run_oracle(made, {"x": X})["y"]
+    for isa in ISAS:
+        session = Session(made, isa=isa_name(isa))
+        assert {row.runs_on for row in session.plan} == {"native"}
+        np.testing.assert_array_equal(session.run(None, {"x": X})[0], expected, err_msg=isa_name(isa))
+
+
+def joined(axis: int) -> onnx.ModelProto:
+    """A faint class token in front of the others (axis 1), or a few faint channels beside them (axis 2); the first
+    normalization reads them as they are, the second one their sum with what is made of them."""
+    token = 0.02 * np.random.default_rng(1).normal(size=(1, 1, WIDTH) if axis == 1 else (1, 10, 4))
+    width = WIDTH if axis == 1 else WIDTH + 4
+    body = (
+        f"p = MatMul(x, w1) c = Concat<axis = {axis}>(token, p) n = LayerNormalization(c, one) h = MatMul(n, v) "
+        "s = Add(h, c) o = LayerNormalization(s, one) y = MatMul(o, v)"
+    )
+    weights = {"w1": WEIGHTS["w1"], "v": (width, width), "token": token.astype(np.float32),
+               "one": np.ones(width, np.float32)}  # fmt: skip
+    outputs = f"float[1,{11 if axis == 1 else 10},{width}] y"
+    return model(body, weights, opset=17, inputs=f"float[1,10,{WIDTH}] x", outputs=outputs)
+
+
+def test_a_faint_token_in_front_of_others_keeps_its_values(monkeypatch):
+    monkeypatch.setattr("quantkit.execute.sums.GAIN_DB", -np.inf)
+    proto, samples = joined(1), [{"x": 3 * x[None]} for x in X]
+    config = QuantConfig("minmax", effort="fast", keep_int8=True)
+    db = []
+    for enough in (-np.inf, np.inf):
+        monkeypatch.setattr("quantkit.execute.sums.ENOUGH_DB", enough)
+        made = pipeline.quantize(proto, samples[:4], config=config).model
+        pairs = [(run_onnxruntime(proto, feeds)[0], Session(made).run(None, feeds)[0]) for feeds in samples[4:]]
+        db.append(min(sqnr_db(a[:, 0], b[:, 0]) for a, b in pairs))
+    assert {"Concat", "LayerNormalization", "QLayerNormalizationFloat"} <= set(ops_of(ir.to_proto(made)))
+    assert db[1] > db[0] + 6.0
+
+
+def test_channels_that_are_joined_for_a_sum_stay_in_u8(monkeypatch):
+    monkeypatch.setattr("quantkit.execute.sums.GAIN_DB", -np.inf)
+    monkeypatch.setattr("quantkit.execute.sums.ENOUGH_DB", np.inf)
+    config = QuantConfig("minmax", effort="fast", keep_int8=True)
+    made = pipeline.quantize(joined(2), [{"x": x[None]} for x in X], config=config).model
+    assert {"QAddFloat", "QConcat2"} <= set(ops_of(ir.to_proto(made)))
+
+
+@pytest.mark.parametrize(("in_u8", "in_float32", "taken"),
+                         [(3.9, 3.6, True), (3.9, 2.7, False), (9.9, 10.1, False), (12.0, 12.5, False),
+                          (12.0, 13.5, True)])  # fmt: skip
+def test_where_something_else_spoils_the_outputs_sums_are_taken_unless_they_lose(in_u8, in_float32, taken, monkeypatch):
+    measured = iter([in_u8, in_float32])
+    monkeypatch.setattr("quantkit.execute.sums.db_by_extremes", lambda *args: next(measured))
+    fused, _ = pipeline.fused_model(block())
+    found = with_float_sums(fused, select(fused), lambda name: False, [{"x": X}], QuantConfig("minmax"))
+    assert (found is not None) == taken
+
+
 def test_sums_of_different_widths_stay_as_they_are():
     body = "p = MatMul(x, w1) s = Add(p, z) n = LayerNormalization(s, g, b2) y = MatMul(n, w4)"
     inputs = f"float[N,T,{WIDTH}] x, float[N,T,1] z"
