@@ -6,9 +6,10 @@ convert stops after fuse with weights in s8; calibrate goes on from there; quant
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-    from quantkit.execute.trial import Trial
     from quantkit.quantize.select import Selection
 
 Progress = Callable[[str, int, "int | None"], None]
 KEEP_KEY = "quantkit.keep_fp32"
 """Metadata: the expressions of `--keep-fp32` that a model was converted with, as JSON."""
+
+OPTIONS = ("preprocess", "labels", "samples", "batch_size", "strict", "threads", "table_in", "table_out", "progress",
+           "warn")  # fmt: skip
+"""What `calibrate` and `quantize` take beside the configuration."""
 
 WRONG_KIND = {
     "fp32": "is an FP32 model",
@@ -147,8 +151,15 @@ def fused_float(model: Any, int8: Any = None) -> onnx.ModelProto:
 def _explained(stage: Callable[..., ModelResult]) -> Callable[..., ModelResult]:
     """What no stage foresaw still ends in one clear message: ModelError with the cause. QUANTKIT_DEBUG shows it raw."""
 
+    own = inspect.signature(stage).parameters
+
     @functools.wraps(stage)
     def run(model: Any, *args: Any, **options: Any) -> ModelResult:
+        unknown = [name for name in options if name not in own and ("options" not in own or name not in OPTIONS)]
+        if unknown:
+            known = [name for name in own if own[name].kind is inspect.Parameter.KEYWORD_ONLY]
+            takes = ", ".join([*known, *(OPTIONS if "options" in own else ())])
+            raise UsageError(f"{stage.__name__} has no option {unknown[0]!r}; it has {takes}")
         try:
             return stage(model, *args, **options)
         except QuantkitError:
@@ -179,7 +190,7 @@ def convert(model: Any, *, keep_fp32: Iterable[str] = (), progress: Progress | N
     fused, decisions = fused_model(model, keep_fp32)
     tell("convert", 1, 2)
     decisions += to_dynamic(fused)
-    fused.metadata_props[KEEP_KEY] = json.dumps(list(keep_fp32))
+    fused.metadata_props[KEEP_KEY] = json.dumps([keep_fp32] if isinstance(keep_fp32, str) else list(keep_fp32))
     sign(fused)
     tell("convert", 2, 2)
     return ModelResult(fused, "converted", decisions, _paths(model))
@@ -291,7 +302,9 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     """`_calibrate` for the main graph; bodies of control flow stay as they are. head: the first samples."""
     from quantkit.execute.binding import NativeStatistics
     from quantkit.execute.bodies import has_layers_in_bodies
+    from quantkit.execute.intermediate import int8_opener
     from quantkit.execute.nearest import nearest, retreat
+    from quantkit.execute.sums import tried_with_sums
     from quantkit.execute.trial import wreck
     from quantkit.load.origin import sign
     from quantkit.load.prepared import unmark_prepared
@@ -302,13 +315,15 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     if not selection.forms:
         reason = f"{selection.why_empty} outside of bodies"
         return _stays_fp32(fused, [*decisions, *selection.decisions], reason, sources)
-    fused, selection, trial, told = _tried(fused, selection, keep, head, config, options.get("threads"), original)
+    fused, selection, trial, told = tried_with_sums(
+        fused, selection, keep, head, config, options.get("threads"), original
+    )
     decisions = [*decisions, *told]
     decisions = [*decisions, *trial.decisions, *(d for d in selection.decisions if d.node not in trial.keep)]
     if not selection.forms:
         gains_nothing = trial.unfolded or not (trial.timing or has_layers_in_bodies(fused))
         return _stays_fp32(fused, decisions, trial.verdict, sources, original() if gains_nothing and original else None)
-    runners = {"backend": NativeStatistics(), "open_int8": _int8_opener(options.get("threads"))}
+    runners = {"backend": NativeStatistics(), "open_int8": int8_opener(options.get("threads"))}
     problem, once = "", isinstance(data, Iterator)
 
     def calibrated(by: QuantConfig, observed: Observed | None = None) -> Calibrated:
@@ -337,32 +352,6 @@ def _calibrate_graph(fused: ir.Model, selection: Selection, keep: Callable[[str]
     return _stays_fp32(fused, decisions, f"the INT8 model is not usable: {problem}", sources, own)
 
 
-def _tried(fused: ir.Model, selection: Selection, keep: Callable[[str], bool], head: list[dict[str, np.ndarray]],
-           config: QuantConfig, threads: int | None, original: Callable[[], ir.Model] | None
-           ) -> tuple[ir.Model, Selection, Trial, list[Decision]]:  # fmt: skip
-    """(the fused model to calibrate, what the trial leaves of its selection, the trial, what was decided before it):
-    with residual sums in float32 where that is measured to pay, and as it was where nothing is left of that."""
-    from quantkit.execute.sums import with_float_sums
-    from quantkit.execute.trial import run_trial
-    from quantkit.observe.streamed import free_models
-    from quantkit.quantize.select import select
-
-    def tried(model: ir.Model, chosen: Selection, told: list[Decision]
-              ) -> tuple[ir.Model, Selection, Trial, list[Decision]]:  # fmt: skip
-        trial = run_trial(model, chosen, head, config, threads, original)
-        free_models(model)
-        left = select(model, lambda name: keep(name) or name in trial.keep) if trial.keep else chosen
-        return model, left, trial, told
-
-    told: list[Decision] = []
-    sums = with_float_sums(fused, selection, keep, head, config, threads, told)
-    if sums is not None:
-        found = tried(sums.model, sums.selection, [sums.decision])
-        if found[1].forms:
-            return found
-    return tried(fused, selection, told)
-
-
 def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources: list[Path],
                 unfolded: ir.Model | None = None) -> ModelResult:  # fmt: skip
     """The folded FP32 model, or the one before folding where that is given: folding gains nothing, or nobody knows."""
@@ -373,19 +362,6 @@ def _stays_fp32(fused: ir.Model, decisions: list[Decision], reason: str, sources
     plain.metadata_props[KEPT_KEY] = reason
     note = Decision("quantize", "kept", "model", reason)
     return ModelResult(plain, artifact_kind(plain), [*decisions, note], sources)
-
-
-def _int8_opener(threads: int | None) -> Any:
-    """How the quantize stage looks into INT8 models: quantkit.quantize.runners.OpenInt8 on the engine."""
-    from quantkit.execute import Session
-    from quantkit.execute.intermediate import expose
-
-    def open_int8(model: ir.Model, names: Sequence[str]) -> Callable[[Any], dict[str, Any]]:
-        session = Session(expose(model, names), threads)
-        found = [output.name for output in session.get_outputs()]
-        return lambda feeds: dict(zip(found, session.run(None, feeds), strict=True))
-
-    return open_int8
 
 
 def _paths(model: Any) -> list[Path]:

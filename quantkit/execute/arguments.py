@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantkit.errors import DataError, ModelError
+from quantkit.errors import DataError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -62,18 +62,6 @@ class ModelMeta:
     custom_metadata_map: dict[str, str]
 
 
-def parsed(data: bytes) -> Any:
-    """The ModelProto in serialized bytes. Raises ModelError."""
-    import onnx
-
-    try:
-        return onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's DecodeError has no public base of its own
-        raise ModelError(
-            f"the {len(data)} bytes given are no ONNX model ({error}); give a whole file's bytes"
-        ) from error
-
-
 def argument_of(value: ir.Value) -> Argument:
     """The Argument of a graph's input or output."""
     import onnx_ir as ir
@@ -98,12 +86,16 @@ def _type_text(kind: Any) -> str:
     return f"tensor({_kind(kind.dtype)})"
 
 
+STRINGS = "tensor(string)"
+
+
 class FeedCheck:
     """Feeds as arrays, checked against a model's inputs."""
 
     def __init__(self, inputs: Sequence[Argument]) -> None:
         self._inputs = [(a.name, a.dtype if a.is_tensor else None, a.shape if a.ranked else None) for a in inputs]
         self._others = {a.name for a in inputs if not a.is_tensor}
+        self._strings = {a.name for a in inputs if a.type == STRINGS}
         self._passed: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -137,6 +129,9 @@ class FeedCheck:
             name: feeds[name] if name in self._others else _checked_array(name, dtype, dims, feeds[name])
             for name, dtype, dims in self._inputs
         }
+        for name in self._strings:
+            if found[name].dtype.kind not in "OUT":
+                raise DataError(f"input {name!r} is {found[name].dtype}, the model wants strings; give an array of str")
         self._refuse_emptiness(found)
         return found
 

@@ -168,7 +168,10 @@ class CompiledPlan:
             if op.weights is not None:
                 fields["packed"] = packed[op.weights]
             c_op.kind = getattr(lib, op.kind)
-            c_op.params = ffi.cast("void *", _struct(PARAMS[op.kind], fields, self._keep))
+            try:
+                c_op.params = ffi.cast("void *", _struct(PARAMS[op.kind], fields, self._keep))
+            except OverflowError as error:  # an absurd attribute, which no kernel's 32 bits hold
+                raise EngineError(f"{op.node}: {error}; a size or attribute of it is wrong") from error
             inputs = getattr(c_op, "in")
             for i in range(2):
                 self._set_ref(inputs[i], op.inputs[i] if i < len(op.inputs) else None, index)

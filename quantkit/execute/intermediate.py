@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
+from quantkit.execute.session import Session
 from quantkit.fold.cleanup import remove_unused_nodes
 from quantkit.fuse.graph import quantkit_name
 from quantkit.load.parts import copied
@@ -54,3 +56,18 @@ def expose(model: ir.Model, names: Sequence[str]) -> ir.Model:
     graph.outputs[:] = outputs
     remove_unused_nodes(graph)
     return copy
+
+
+def int8_opener(threads: int | None) -> Callable[[ir.Model, Sequence[str]], Callable[..., dict[str, np.ndarray]]]:
+    """How the quantize stage looks into INT8 models: quantkit.quantize.runners.OpenInt8 on the engine."""
+
+    def open_int8(model: ir.Model, names: Sequence[str]) -> Callable[..., dict[str, np.ndarray]]:
+        session = Session(expose(model, names), threads)
+        found = [output.name for output in session.get_outputs()]
+
+        def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return dict(zip(found, session.run(None, feeds), strict=True))
+
+        return run
+
+    return open_int8

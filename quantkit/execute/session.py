@@ -13,8 +13,8 @@ import numpy as np
 
 from quantkit.budgets import Deadline
 from quantkit.cores import core_count
-from quantkit.errors import EngineError, UsageError
-from quantkit.execute.arguments import Argument, FeedCheck, ModelMeta, argument_of, parsed
+from quantkit.errors import DataError, EngineError, UsageError
+from quantkit.execute.arguments import Argument, FeedCheck, ModelMeta, argument_of
 from quantkit.execute.binding import choose_isa
 from quantkit.execute.region import NativeRegion
 from quantkit.execute.stored import Shapes, StoredModel, StoredStep
@@ -76,10 +76,10 @@ class Session:
             raise UsageError(f"providers {names} lack {CPU_PROVIDER}, which is what quantkit runs on")
         wanted = threads if threads is not None else getattr(sess_options, "intra_op_num_threads", 0) or None
         self.threads = wanted if wanted is not None else default_threads()
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise UsageError(f"threads={wanted} is not in 1..{MAX_THREADS}")
+        if not isinstance(self.threads, int) or not 1 <= self.threads <= MAX_THREADS:
+            raise UsageError(f"threads={wanted!r} is not a number in 1..{MAX_THREADS}")
         self.isa = choose_isa(isa)
-        self._source = parsed(model) if isinstance(model, bytes) else model
+        self._source = model
         self._streams = Streams(self.threads, streams, pin)
         self._stored = StoredModel.open(Path(model), self.isa) if isinstance(model, str | Path) else None
         self._constants: dict[str, np.ndarray] = {}
@@ -245,6 +245,10 @@ class Session:
 
         Raises DataError for a missing or unknown input, a wrong dtype, rank or fixed dimension, or where all are empty.
         """
+        if isinstance(output_names, str):
+            raise UsageError(f"outputs {output_names!r} is no list of names; give [{output_names!r}], or None for all")
+        if type(input_feed) is not dict and not isinstance(input_feed, Mapping):
+            raise DataError(f"{type(input_feed).__name__} is no feed; give a dict of arrays by input name")
         wanted = list(output_names) if output_names else self._output_names
         if self._whole is not None:
             found = self._run_whole(self._whole, wanted, input_feed)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.execute.trial import db_by_extremes, in_words
+from quantkit.execute.trial import Trial, db_by_extremes, in_words, run_trial
 from quantkit.fuse.stream import sums_in_float
 from quantkit.load.parts import copied
+from quantkit.observe.streamed import free_models
 from quantkit.quantize.select import Selection, select
 from quantkit.types import Decision, QuantConfig
 
@@ -68,3 +69,27 @@ def with_float_sums(fused: ir.Model, selection: Selection, keep: Callable[[str],
         return None
     text = f"{count} residual sums are float32: the outputs are {db:.1f} dB from FP32 by extremes, {plain:.1f} in u8"
     return FloatSums(made, chosen, Decision("quantize", "measured", "model", text))
+
+
+Tried = tuple[ir.Model, Selection, Trial, list[Decision]]
+
+
+def tried_with_sums(fused: ir.Model, selection: Selection, keep: Callable[[str], bool],
+                    head: Sequence[Mapping[str, np.ndarray]], config: QuantConfig, threads: int | None,
+                    original: Callable[[], ir.Model] | None) -> Tried:  # fmt: skip
+    """(the fused model to calibrate, what the trial leaves of its selection, the trial, what was decided before it):
+    with residual sums in float32 where that is measured to pay, and as it was where nothing is left of that."""
+
+    def tried(model: ir.Model, chosen: Selection, told: list[Decision]) -> Tried:
+        trial = run_trial(model, chosen, head, config, threads, original)
+        free_models(model)
+        left = select(model, lambda name: keep(name) or name in trial.keep) if trial.keep else chosen
+        return model, left, trial, told
+
+    told: list[Decision] = []
+    sums = with_float_sums(fused, selection, keep, head, config, threads, told)
+    if sums is not None:
+        found = tried(sums.model, sums.selection, [sums.decision])
+        if found[1].forms:
+            return found
+    return tried(fused, selection, told)

@@ -44,10 +44,11 @@ VERSION_KEY = "quantkit.version"
 _DECISIONS_KEY = "quantkit.load.decisions"
 
 
-def load(source: str | Path | onnx.ModelProto | ir.Model, *, strict: bool = True) -> ir.Model:
+def load(source: str | Path | bytes | onnx.ModelProto | ir.Model, *, strict: bool = True) -> ir.Model:
     """Read a model and bring it into the one form that later stages expect.
 
-    source: path of an ONNX file (external data stays on disk until used), a ModelProto, or an ir.Model (copied).
+    source: path of an ONNX file (external data stays on disk until used), its bytes, a ModelProto, or an ir.Model
+    (copied).
     strict: a model that onnx.checker rejects is an error; otherwise it is only recorded.
     The result: opset >= 13 wherever it converts, the user's local functions inlined, weights as initializers and not
     as inputs, unique node names, inferred shapes; for an FP32 source FILE_KEY and SHA256_KEY in metadata_props.
@@ -69,7 +70,7 @@ def _label(source: Any) -> str:
     return source if isinstance(source, str) else str(source) if hasattr(source, "__fspath__") else "the model"
 
 
-def _load(source: str | Path | onnx.ModelProto | ir.Model, strict: bool) -> ir.Model:
+def _load(source: str | Path | bytes | onnx.ModelProto | ir.Model, strict: bool) -> ir.Model:
     from quantkit.load import checks, constants, functions, names, opset, reader, shapes
     from quantkit.types import Decision
 

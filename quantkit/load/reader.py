@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,12 +37,24 @@ class Source:
     digest: Callable[[], str]
 
 
-def read(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
+def parsed(data: bytes) -> onnx.ModelProto:
+    """The ModelProto in serialized bytes. Raises ModelError."""
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's DecodeError has no public base of its own
+        raise ModelError(
+            f"the {len(data)} bytes given are no ONNX model ({error}); give a whole file's bytes"
+        ) from error
+
+
+def read(source: str | Path | bytes | onnx.ModelProto | ir.Model) -> Source:
     """Read `source` without materialising external data; a model in memory is copied (its tensors are shared).
 
-    Raises ModelError: the file is missing, not ONNX, truncated, or its external data is.
+    Raises ModelError: the file is missing, not ONNX, truncated, or its external data is; `source` is something else.
     """
     source = getattr(source, "model", source)  # what a stage of quantkit returned
+    if isinstance(source, bytes):
+        source = parsed(source)
     if isinstance(source, ir.Model):
         return Source(
             copied(source, shares_functions=False), "", source.graph.name or "the model", lambda: _model_digest(source)
@@ -50,6 +63,9 @@ def read(source: str | Path | onnx.ModelProto | ir.Model) -> Source:
         label = source.graph.name or "the model"
         content = source.SerializeToString
         return Source(_deserialize(source, label), "", label, lambda: hashlib.sha256(content()).hexdigest())
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise ModelError(f"{kind} is no model; give a path, serialized bytes, an onnx.ModelProto or an onnx_ir.Model")
     path = Path(source)
     proto = _parse(path)
     model = _deserialize(proto, str(path))
@@ -182,11 +198,26 @@ def _check_size(tensor: onnx.TensorProto, label: str) -> None:
                 f"{label}: tensor {tensor.name!r} holds {len(tensor.raw_data)} bytes where its shape "
                 f"{list(tensor.dims)} needs {expected}; the file is damaged, export it again"
             )
-    elif count and not any(len(field) for field in _typed_fields(tensor)):
+        return
+    given = max(len(field) for field in _typed_fields(tensor))
+    if count and not given:
         raise ModelError(
             f"{label}: tensor {tensor.name!r} {list(tensor.dims)} has no data; the weights were stripped, "
             "export the model with its weights"
         )
+    if given != count and kind not in SEVERAL_A_NUMBER:
+        raise ModelError(
+            f"{label}: tensor {tensor.name!r} holds {given} numbers where its shape {list(tensor.dims)} needs {count}; "
+            "the file is damaged, export it again"
+        )
+
+
+SEVERAL_A_NUMBER = frozenset(
+    kind
+    for kind in ir.DataType
+    if kind.name.startswith("COMPLEX") or kind.name.endswith(("INT4", "FLOAT4E2M1", "INT2"))
+)
+"""Types of which a number of a typed field holds several elements, or half of one."""
 
 
 def _typed_fields(tensor: onnx.TensorProto) -> tuple:

@@ -30,7 +30,7 @@ from quantkit.observe.images import (
 )
 from quantkit.observe.pictures import holds_pictures, prepared
 from quantkit.observe.preprocess import Preprocess
-from quantkit.observe.streams import from_callable, python_source
+from quantkit.observe.streams import called, from_callable, python_source
 
 
 class Source(Protocol):
@@ -136,7 +136,8 @@ def open_data(
     """The data as batches that fit `inputs`.
 
     data: a folder of images, of .npz or of test_data_set_*; a .npz or .npy; "module:callable"; or a Python object:
-    an array, a dict of arrays, an iterable of dicts, arrays or (x, y) pairs, an object with get_next(). PIL images in
+    an array, a dict of arrays, an iterable of dicts, arrays or (x, y) pairs, an object with get_next(), a function
+    or class that gives one of these. PIL images in
     it, and uint8 arrays of images when `preprocess` is given, are prepared like those of a folder.
     samples: a seeded random subset when more are available (of a stream of unknown length, the first ones).
     batch_size: None chooses one; a static batch size of the model goes first.
@@ -174,7 +175,7 @@ class _Opener:
     def open(self, data: Any) -> Any:
         """The source for `data`."""
         if not isinstance(data, (str, Path)):
-            return self._unlabelled(self._python(data), "data")
+            return self._unlabelled(self._python(called(data)), "data")
         if not str(data):  # Path("") is the current folder: an unset variable must not find images there
             raise DataError("--data is empty; give a folder of images, a .npz, a .npy or module:callable")
         path = Path(data)

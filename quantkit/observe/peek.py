@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.errors import DataError
+from quantkit.errors import DataError, QuantkitError
 from quantkit.load.specs import TensorSpec
 from quantkit.observe.batches import Batch, common_rows, static_batch, take
 from quantkit.observe.data import Dataset, open_data
 from quantkit.observe.preprocess import Preprocess
 from quantkit.observe.runner import FloatRunner
+from quantkit.observe.streams import called
 
 LOOKED_AT = 8
 """Samples that are looked at; a stream must hold so many in memory."""
@@ -32,11 +33,11 @@ def peek(data: Any, specs: Sequence[TensorSpec], *, preprocess: Preprocess | Non
     A stream that can be read once gets its first items back. Raises DataError for data that cannot be used or that
     holds no sample, as `open_data` does.
     """
-    head = data
+    head = data = called(data)
     if hasattr(data, "get_next") and not hasattr(data, "__iter__"):
         data = iter(data.get_next, None)
     if isinstance(data, Iterator):
-        head = list(islice(data, LOOKED_AT))
+        head = _first(data)
         if not head:
             raise DataError("the data held no sample; give at least one")
         data = chain(head, data)
@@ -52,6 +53,16 @@ def peek(data: Any, specs: Sequence[TensorSpec], *, preprocess: Preprocess | Non
     if not found:
         raise DataError("the data held no sample; give at least one")
     return data, found
+
+
+def _first(data: Iterator[Any]) -> list[Any]:
+    """What the user's iterator gives first. An exception in it becomes a DataError."""
+    try:
+        return list(islice(data, LOOKED_AT))
+    except QuantkitError:
+        raise
+    except Exception as error:
+        raise DataError(f"data: reading the data failed ({type(error).__name__}: {error})") from error
 
 
 def _samples(dataset: Dataset, open_float: Callable[[], FloatRunner]) -> Iterator[dict[str, np.ndarray]]:

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,32 @@ def python_source(data: Any, specs: Sequence[TensorSpec], name: str, samples: in
     raise UsageError(
         f"{name}: {type(data).__name__} is no data; give a path, an iterable of dicts or arrays, or get_next()"
     )
+
+
+class Calls:
+    """What a function gives, which is called anew for every reading."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._function())
+
+
+def called(data: Any) -> Any:
+    """What a function or class gives that stands for the data; everything else as it is.
+
+    A function that gives another iterator each time can be read again. Raises DataError when the call fails.
+    """
+    known = ("get_next", "__iter__", "__getitem__")
+    if not callable(data) or not (isinstance(data, type) or not any(hasattr(data, name) for name in known)):
+        return data
+    try:
+        made = data()
+        return Calls(data) if isinstance(made, Iterator) and data() is not made else made
+    except Exception as error:
+        name = getattr(data, "__name__", type(data).__name__)
+        raise DataError(f"data: calling {name} failed ({type(error).__name__}: {error})") from error
 
 
 def from_callable(target: str) -> Any:

@@ -11,8 +11,10 @@ from quantkit.errors import UsageError
 def keep_rule(patterns: Iterable[str], names: Iterable[str] | None) -> Callable[[str], bool]:
     """keep(node name): does one of the regular expressions match (re.search)?
 
-    With `names`, each must match at least one of them. Raises UsageError for a bad or idle expression.
+    patterns: expressions, or one. With `names`, each must match at least one of them. Raises UsageError for a bad or
+    idle expression.
     """
+    patterns = [patterns] if isinstance(patterns, str) else patterns
     compiled = []
     known = None if names is None else list(names)
     for pattern in patterns:

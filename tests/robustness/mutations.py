@@ -76,10 +76,10 @@ def remove_field(model: onnx.ModelProto, rng: random.Random) -> bytes:
 def huge_dims(model: onnx.ModelProto, rng: random.Random) -> bytes:
     graph = model.graph
     if rng.random() < 0.5:
-        tensor = rng.choice(graph.initializer)
+        tensor = rng.choice([tensor for tensor in graph.initializer if tensor.dims])
         tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice(ABSURD_DIMS)
     else:
-        value = rng.choice([*graph.input, *graph.output])
+        value = rng.choice([v for v in (*graph.input, *graph.output) if v.type.tensor_type.shape.dim])
         rng.choice(value.type.tensor_type.shape.dim).dim_value = rng.choice(ABSURD_DIMS)
     return model.SerializeToString()
 
@@ -92,9 +92,17 @@ def cycle(model: onnx.ModelProto, rng: random.Random) -> bytes:
     return model.SerializeToString()
 
 
+def attributes_of(graph: onnx.GraphProto) -> list[onnx.AttributeProto]:
+    """Of all nodes, those in the bodies of If and Loop too."""
+    own = [attribute for node in graph.node for attribute in node.attribute]
+    return own + [inner for attribute in own if attribute.HasField("g") for inner in attributes_of(attribute.g)]
+
+
 def absurd_attribute(model: onnx.ModelProto, rng: random.Random) -> bytes:
-    attribute = rng.choice([a for node in model.graph.node for a in node.attribute])
-    if attribute.ints:
+    attribute = rng.choice(attributes_of(model.graph))
+    if attribute.HasField("g"):
+        del attribute.g.node[rng.randrange(len(attribute.g.node))]
+    elif attribute.ints:
         attribute.ints[rng.randrange(len(attribute.ints))] = rng.choice(ABSURD_INTS)
     elif attribute.type == onnx.AttributeProto.FLOAT:
         attribute.f = rng.choice(ABSURD_FLOATS)
@@ -105,7 +113,7 @@ def absurd_attribute(model: onnx.ModelProto, rng: random.Random) -> bytes:
 
 def wrong_rank(model: onnx.ModelProto, rng: random.Random) -> bytes:
     """A list attribute of another length, or an attribute of another type."""
-    attribute = rng.choice([a for node in model.graph.node for a in node.attribute])
+    attribute = rng.choice(attributes_of(model.graph))
     if attribute.ints and rng.random() < 0.7:
         attribute.ints.extend([1] * rng.choice((1, 5)))
     else:
@@ -119,7 +127,7 @@ def rename(model: onnx.ModelProto, rng: random.Random) -> bytes:
     kind = rng.randrange(3)
     if kind == 0:
         node.op_type = rng.choice(["Conv", "Loop", "Gather", "Unheard", "QConv", "", "Reshape", "If"])
-    elif kind == 1:
+    elif kind == 1 and node.input:
         node.input[rng.randrange(len(node.input))] = rng.choice(["nobody", ""])
     else:
         node.output[0] = other.output[0]
@@ -127,10 +135,15 @@ def rename(model: onnx.ModelProto, rng: random.Random) -> bytes:
 
 
 def absurd_weights(model: onnx.ModelProto, rng: random.Random) -> bytes:
+    """Of a tensor in a file, where it lies there."""
     tensor = rng.choice(model.graph.initializer)
+    if tensor.external_data:
+        entry = rng.choice(tensor.external_data)
+        entry.value = rng.choice(["../../../../etc/passwd", "", "nowhere", *map(str, ABSURD_INTS)])
+        return model.SerializeToString()
     array = numpy_helper.to_array(tensor).copy()
-    if array.dtype.kind == "i":
-        array[...] = rng.choice(ABSURD_INTS)
+    if array.dtype.kind in "iu":
+        array[...] = np.array(rng.choice(ABSURD_INTS)).astype(array.dtype)
     else:
         array.flat[rng.randrange(array.size)] = rng.choice(ABSURD_FLOATS)
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
@@ -151,9 +164,14 @@ MUTATIONS: tuple[Mutation, ...] = (flip_bytes, flip_structure, truncate, remove_
                                    absurd_attribute, wrong_rank, rename, absurd_weights, wrong_type)  # fmt: skip
 
 
-def mutants(count: int, start: int = 0) -> Iterator[tuple[str, bytes]]:
-    """(name, file content) of `count` mutants from number `start`; the same every time."""
+def mutants(count: int, start: int = 0, content: bytes | None = None) -> Iterator[tuple[str, bytes]]:
+    """(name, file content) of `count` mutants from number `start` of a serialized model, by default that of `vision`;
+    the same every time. What a mutation has nothing to work on in, loses a field."""
+    content = content if content is not None else vision().SerializeToString()
     for index in range(start, start + count):
-        rng = random.Random(index)
         mutation = MUTATIONS[index % len(MUTATIONS)]
-        yield f"{mutation.__name__}-{index}", mutation(vision(), rng)
+        try:
+            mutant = mutation(onnx.ModelProto.FromString(content), random.Random(index))
+        except (IndexError, ValueError):
+            mutant = remove_field(onnx.ModelProto.FromString(content), random.Random(index))
+        yield f"{mutation.__name__}-{index}", mutant

@@ -1,4 +1,7 @@
-"""Quantizes mutants one after the other under limits of time and memory; prints one line each."""
+"""Quantizes mutants one after the other under limits of time and memory; prints one line each.
+
+Arguments: the number of the first, how many, and the kind of model (tests.robustness.sources).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from quantkit.errors import QuantkitError
 from quantkit.execute.verify import complaint
 from quantkit.types import QuantConfig
 from tests.robustness.mutations import mutants
+from tests.robustness.sources import BESIDE, beside, source
 
 SECONDS, BYTES = 60, 4 << 30
 FAST = QuantConfig(method="minmax", effort="fast")
@@ -32,13 +36,12 @@ def time_up(signum: int, frame: FrameType | None) -> None:
     raise TimeUpError
 
 
-def outcome(path: Path) -> str:
+def outcome(path: Path, feeds: dict[str, np.ndarray]) -> str:
     """ "refused: ..." or "correct", or what is wrong."""
-    x = np.random.default_rng(1).random(size=(1, 3, 16, 16)).astype(np.float32)
     try:
-        result = pipeline.quantize(path, [{"x": x}], config=FAST)
-        wanted = pipeline_reference(path, {"x": x})
-        got = Session(result.model, threads=1).run(list(wanted), {"x": x})
+        result = pipeline.quantize(path, [feeds], config=FAST, partial=True)
+        wanted = pipeline_reference(path, feeds)
+        got = Session(result.model, threads=1).run(list(wanted), feeds)
     except QuantkitError as error:
         return f"refused: {error}" if str(error).strip() and "\n" not in str(error) else "an error without a message"
     except TimeUpError:
@@ -61,21 +64,23 @@ def pipeline_reference(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np
         return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
 
 
-def main(start: int, count: int) -> None:
+def main(start: int, count: int, kind: str = "plain") -> None:
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, time_up)
     resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in mutants(count, start):
+        model, feeds = source(kind)
+        Path(folder, BESIDE).write_bytes(beside())
+        for name, content in mutants(count, start, model):
             print(json.dumps({"start": name}), flush=True)
             path = Path(folder, "mutant.onnx")
             path.write_bytes(content)
             signal.alarm(SECONDS)
             begun = time.monotonic()
-            found = outcome(path)
+            found = outcome(path, feeds)
             signal.alarm(0)
             print(json.dumps({"name": name, "outcome": found, "seconds": time.monotonic() - begun}), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
