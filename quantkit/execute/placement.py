@@ -9,8 +9,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from quantkit.fuse.graph import constant, has_int8_body, quantkit_name
+from quantkit.fuse.graph import Reject, constant, has_int8_body, quantkit_name
+from quantkit.fuse.opnames import WEIGHTED
 from quantkit.lower.regions import Step, shape_operands, why_not_native
+from quantkit.quantize.support import static_form
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,28 @@ def native_share(graph: ir.Graph) -> float:
     return sum(count for count, native in macs if native) / max(1, sum(count for count, _ in macs))
 
 
+FORM_UNUSED = "its INT8 form was not used here; the decisions of `quantize -v` say why"
+
+
+def why_in_onnxruntime(node: ir.Node) -> str:
+    """`why_not_native` for a reader: integers and the like are said to be such, and a node whose only reason is that it
+    is FP32 gets the reason why it has no INT8 form here, if it has none."""
+    reason = why_not_native(node)
+    out = node.outputs[0].dtype
+    if reason != f"{node.op_type} runs in float32":
+        return reason
+    if out is not None and not out.is_floating_point():
+        return f"{node.op_type} gives {out.name.lower()}, which is not quantized"
+    try:
+        if node.op_type not in WEIGHTED:  # which get theirs when they are fused
+            static_form(node)
+    except Reject as refusal:
+        return f"{reason}: {refusal}"
+    except Exception:  # a malformed node, which is not for a table of nodes to tell
+        return reason
+    return f"{reason}: {FORM_UNUSED}"
+
+
 INT8_BODIES = "INT8 in its bodies, each a session of its own"
 
 
@@ -97,7 +121,7 @@ def node_plans(graph: ir.Graph, steps: Sequence[Step], runners: Sequence[Any], i
     rows = []
     for node in graph:
         inside = has_int8_body(node)
-        reason = "" if inside else why_not_native(node)
+        reason = "" if inside else why_in_onnxruntime(node)
         out = node.outputs[0]
         shape = None if out.shape is None else tuple(d if isinstance(d, int) else d.value for d in out.shape)
         rows.append(NodePlan(
