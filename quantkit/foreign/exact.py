@@ -18,7 +18,16 @@ from quantkit.foreign.exact_rows import ROWS, count_of, dimensions, is_open, lin
 from quantkit.foreign.exact_sums import EXACT_BELOW, accumulator
 from quantkit.foreign.qdq import finish, put_in_place, write_bodies, write_node
 from quantkit.foreign.site import Site, clamp_bounds
-from quantkit.foreign.unit import apart, as_bytes, integers, looked_up, number, real_of_int32, rounded, sloped
+from quantkit.foreign.unit import (
+    apart,
+    as_bytes,
+    integers,
+    looked_up,
+    number,
+    real_of_int32,
+    rounded,
+    sloped,
+)
 from quantkit.fuse.activations import ACTIVATIONS, lookup_table
 from quantkit.fuse.functions import emit_base
 from quantkit.fuse.graph import Reject, is_standard, quantkit_name
@@ -92,11 +101,11 @@ def _wide_hard_swish(site: Site, v: ir.Value, step: float) -> ir.Value:
             return np.float64(given[key].as_float())  # type: ignore[return-value]
         return given[key].as_tensor().numpy().astype(np.float64)
 
-    lifted = site.emit("Add", [v, number(site, 3.0)])
-    gate = site.emit("Clip", [lifted, number(site, 0.0), number(site, 6.0)])
+    near = site.emit("Clip", [v, number(site, -3.0), number(site, 3.0)])  # OpenVINO knows the other order
+    gate = site.emit("Add", [near, number(site, 3.0)])
     factor = site.constant("wide_scale", (attribute("scale", 1.0) / (6.0 * step)).astype(np.float32))
     shift = site.constant("wide_shift", (attribute("shift", 0.0) / step).astype(np.float32))
-    return site.emit("Add", [site.emit("Mul", [site.emit("Mul", [v, gate]), factor]), shift])
+    return site.emit("Add", [apart(site, site.emit("Mul", [site.emit("Mul", [v, gate]), factor])), shift])
 
 
 def _wide_leaky_relu(site: Site, v: ir.Value, step: float) -> ir.Value:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.foreign.site import Site
-from quantkit.foreign.unit import as_bytes, integers, looked_up, rounded, sloped
+from quantkit.foreign.unit import apart, as_bytes, integers, looked_up, rounded, sloped
 from quantkit.fuse.activations import lookup_table
 from quantkit.fuse.graph import Reject
 
@@ -103,7 +103,7 @@ def _finished(site: Site, normal: ir.Value) -> ir.Value:
     gain, *shift = ((site.array(i).astype(np.float64) / step).astype(np.float32) for i in range(3, len(site.operands)))
     value = site.emit("Mul", [normal, site.constant("gain", gain)])
     if shift:
-        value = site.emit("Add", [value, site.constant("shift", shift[0])])
+        value = site.emit("Add", [apart(site, value), site.constant("shift", shift[0])])
     return rounded(site, value, site.y)
 
 
