@@ -16,9 +16,10 @@ from quantkit.fold import passes
 from quantkit.fuse import rules
 from quantkit.lower.regions import LOWERINGS
 from quantkit.observe import ranges
-from quantkit.quantize import calibration, select
+from quantkit.quantize import calibration, select, support
 from quantkit.types import METHODS, QuantConfig
 from tests.execute.test_repair import detector, noise
+from tests.robustness.sources import SOURCES
 
 X = noise((1, 3, 16, 16))
 FAST = QuantConfig(effort="fast", method="minmax")
@@ -147,3 +148,19 @@ def test_a_model_without_layers_comes_out_as_it_went_in_not_folded():
     result = pipeline.quantize(onnx.parser.parse_model(text), [{"x": np.ones((2, 4), np.float32)}])
     assert result.kind == "fp32"
     assert [node.op_type for node in result.model.graph] == ["Identity", "Add", "Sub", "Softmax"]
+
+
+TABLES = {"rule": rules.RULES, "u8 form": support.FORMS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tokens", "plain"])
+@pytest.mark.parametrize(("what", "op"), [(what, op) for what, table in TABLES.items() for op in table])
+def test_whatever_rule_or_form_breaks_the_model_still_runs(monkeypatch, what, op, kind):
+    proto, feeds = SOURCES[kind]()
+    wanted = quantkit.Session(proto).run(None, feeds)
+    monkeypatch.setitem(TABLES[what], op, broken)
+    result = pipeline.quantize(proto, [feeds], config=FAST)
+    monkeypatch.undo()
+    for reference, got in zip(wanted, quantkit.Session(result.model).run(None, feeds), strict=True):
+        assert sqnr_db(reference, got) > 15
