@@ -95,6 +95,7 @@ def _load(source: str | Path | bytes | onnx.ModelProto | ir.Model, strict: bool)
     shapes.clear_placeholders(model)
     shapes.infer_shapes(model)
     checks.check_sizes(model, label)
+    checks.check_loops(model, label)
     checks.check_weights(model, label)
     if artifact_kind(model) == "fp32":
         _remember_source(model, read)

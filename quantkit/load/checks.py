@@ -13,6 +13,8 @@ from quantkit.errors import ModelError
 from quantkit.load.constants import release
 from quantkit.load.shapes import light_proto
 
+MOST_ROUNDS = 1 << 24
+"""Of a Loop without a condition: even an empty round takes onnxruntime a microsecond, and one with a layer far more."""
 LARGEST_TENSOR = 1 << 30
 """Elements of an activation; 4 GiB in float32. Damaged dimensions go far beyond, real ones stay far below."""
 BLOCK_VALUES = 1 << 22
@@ -66,6 +68,28 @@ def check_sizes(model: ir.Model, label: str) -> None:
             raise ModelError(
                 f"{label}: tensor {value.name!r} has shape [{shape}], more than {LARGEST_TENSOR >> 30} Gi elements; "
                 "a dimension is wrong, export the model again"
+            )
+
+
+def check_loops(model: ir.Model, label: str) -> None:
+    """Raises ModelError for a Loop of more than MOST_ROUNDS rounds that nothing ends before: it would run for hours."""
+    for node in model.graph.all_nodes():
+        count = node.inputs[0].const_value if node.op_type == "Loop" and node.domain == "" and node.inputs[0] else None
+        if count is None or count.size != 1 or int(count.numpy().reshape(())) <= MOST_ROUNDS:
+            continue
+        body, start = node.attributes["body"].as_graph(), node.inputs[1]
+        again = body.outputs[0]
+        maker = again.producer()
+        while maker is not None and maker.op_type == "Identity" and maker.inputs[0] is not None:
+            again = maker.inputs[0]
+            maker = again.producer()
+        given = again.const_value is not None or (
+            again is body.inputs[1] and (start is None or start.const_value is not None)
+        )
+        if given:
+            raise ModelError(
+                f"{label}: {node.name!r} loops {int(count.numpy().reshape(()))} times and nothing ends it earlier; "
+                "its trip count is wrong, export the model again"
             )
 
 

@@ -85,6 +85,17 @@ def test_a_tensor_of_too_few_numbers_is_refused_by_name(kind, damaged, tmp_path)
         load(tmp_path / "model.onnx")
 
 
+@pytest.mark.parametrize(("rounds", "fine"), [(3, True), (1 << 31, False)])
+def test_a_loop_that_would_run_for_hours_is_refused(rounds, fine):
+    proto = onnx.ModelProto.FromString(source("loop")[0])
+    next(a for node in proto.graph.node for a in node.attribute if a.name == "value_int").i = rounds
+    if fine:
+        load(proto)
+    else:
+        with pytest.raises(ModelError, match="loops 2147483648 times and nothing ends it"):
+            load(proto)
+
+
 def test_mutants_are_the_same_every_time_and_differ_from_the_model():
     first, second = dict(mutants(33)), dict(mutants(33))
     assert first == second
