@@ -64,8 +64,7 @@ MEASURED_SAMPLES = 32
 
 JUDGED_MACS, JUDGED_LEAST = 100_000_000_000, 4
 """Multiply-adds of all samples that models are compared on, and how many samples are in any case: 64 of a network of
-1.5 GMACs, 25 of a ResNet-50, 4 of a detector of 35 GMACs that would take two minutes with 8. Not seconds, so that it is
-the same on every machine."""
+1.5 GMACs, 25 of one of 4, 4 from 25 GMACs on. Not seconds, so that it is the same on every machine."""
 
 CHOOSING_SAMPLES, JUDGING_SAMPLES = 16, 128
 """Samples on which the method of each tensor is chosen, and others on which the whole choice is judged."""
