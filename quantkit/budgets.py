@@ -32,6 +32,9 @@ PARTS_SECONDS = 15.0
 SHAPES_SECONDS = 60.0
 """All ratios of a model, after which no other input shape is timed."""
 
+BODY_SECONDS = 20.0
+"""The rounds of a Loop or Scan on the samples that its body is calibrated on; beyond it the body stays in FP32."""
+
 CHOOSE_SECONDS = 90.0
 """The choice of ranges and of equalization by `balanced` and `best`, after which no other candidate is measured."""
 TUNE_SECONDS = 300.0

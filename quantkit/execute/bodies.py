@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.budgets import BODY_SECONDS, Deadline
 from quantkit.errors import first_line
 from quantkit.execute.control import ControlStep, RunBody
 from quantkit.execute.gain import speed_ratio
@@ -172,8 +173,9 @@ def _calibrated(fused: ir.Model, selection: Selection, feeds: Sequence[Feeds], w
 
 def _body_feeds(fused: ir.Model, node: ir.Node, samples: Sequence[Feeds], threads: int | None
                 ) -> dict[str, list[Feeds]]:  # fmt: skip
-    """What each body of a node is fed with when the float model runs on the samples."""
+    """What each body of a node is fed with when the float model runs on the samples. Raises TimeoutError."""
     recorded: dict[str, list[Feeds]] = {key: [] for key in bodies_of(node)}
+    deadline = Deadline(BODY_SECONDS)
 
     def open_body(key: str, body: ir.Model) -> RunBody:
         runners: list[FloatRunner] = []  # opened at the first run, which tells the types of the inputs
@@ -181,6 +183,8 @@ def _body_feeds(fused: ir.Model, node: ir.Node, samples: Sequence[Feeds], thread
         def run(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
             if not runners:
                 runners.append(FloatRunner(expand(_typed(body, feeds)), threads))
+            if deadline.is_over:
+                raise TimeoutError(f"its rounds on the samples take more than {BODY_SECONDS:g} s")
             if _bytes(recorded[key]) < RECORDED_MOST:
                 recorded[key].append(feeds)
             return runners[0].run(feeds)

@@ -180,3 +180,12 @@ def test_a_body_that_cannot_be_quantized_leaves_the_model_in_fp32(monkeypatch):
     result = pipeline.quantize(branches(), [{"x": image(seed)} for seed in range(3)], config=INT8)
     assert result.kind == "fp32"
     assert any("no such body" in d.detail for d in result.decisions)
+
+
+def test_a_loop_of_too_many_rounds_keeps_its_body_in_fp32(monkeypatch):
+    from quantkit.execute import bodies
+
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.0)
+    result = pipeline.quantize(loop(), [loop_feeds(seed) for seed in range(3)], config=INT8)
+    assert result.kind == "fp32"
+    assert any("its rounds on the samples take more than 0 s" in d.detail for d in result.decisions)
