@@ -14,6 +14,11 @@ from quantkit.quantize.support import StaticForm, static_form
 from quantkit.types import Decision, Range
 
 NO_LAYERS = "no Conv, Gemm or MatMul with constant weights"
+BLOCKED_DOMAIN = "com.microsoft.nchwc"
+BLOCKED_LAYOUT = (
+    "onnxruntime saved it with weights laid out for one kind of CPU (com.microsoft.nchwc), "
+    "give the model from before or one saved at ORT_ENABLE_EXTENDED"
+)
 FOLLOWING = (*MOVEMENT, "MaxPool", "GlobalMaxPool", "Split")
 """Ops that also become u8 in front of a quantized consumer: they lose nothing by it."""
 
@@ -153,6 +158,8 @@ def reads_u8(user: ir.Node | None, forms: dict[ir.Node, StaticForm]) -> bool:
 
 def _why_empty(graph: ir.Graph, decisions: Sequence[Decision]) -> str:
     """There are no layers, or there is what keeps those that there are in FP32."""
+    if any(node.domain == BLOCKED_DOMAIN for node in graph):
+        return BLOCKED_LAYOUT
     layers = {node.name for node in graph if _is_layer(node)}
     details = [decision.detail for decision in decisions if decision.node in layers]
     reasons = dict.fromkeys(detail.partition(" stays FP32: ")[2] for detail in details)

@@ -119,3 +119,11 @@ def test_a_squeeze_of_whichever_dimensions_are_1_needs_all_of_them_known():
 )  # fmt: skip
 def test_where_nothing_is_selected_it_is_said_why(body, weights, options, reason):
     assert selection(body, weights, **options).why_empty == reason
+
+
+def test_a_file_saved_for_one_kind_of_cpu_says_what_to_give_instead():
+    result = fused(model(f"y = Conv<{CONV}>(x, w)", W))
+    found = select(result, lambda name: True)
+    assert "FP32 as asked" in found.why_empty
+    next(iter(result.graph)).domain = "com.microsoft.nchwc"
+    assert "give the model from before or one saved at ORT_ENABLE_EXTENDED" in select(result).why_empty
