@@ -260,7 +260,7 @@ def test_a_missed_goal_ends_with_3_and_the_model_is_saved(tmp_path, capsys, goal
 
 
 def test_goals_that_are_reached_end_with_0(digits, tmp_path):
-    goals = ("--max-drop", 5, "--min-agreement", 0.9, "--min-sqnr", 20)
+    goals = ("--effort", "fast", "--max-drop", 5, "--min-agreement", 0.9, "--min-sqnr", 20)
     assert run(*quantize_arguments(digits, tmp_path / "out.onnx", *goals)) == 0
 
 
@@ -279,7 +279,7 @@ def test_a_saved_table_gives_the_same_model_without_calibrating_again(digits, tm
 
 def test_a_table_of_other_data_is_refused(digits, tmp_path, capsys):
     table = tmp_path / "table.json"
-    assert run(*quantize_arguments(digits, tmp_path / "a.onnx", "--table-out", table)) == 0
+    assert run(*quantize_arguments(digits, tmp_path / "a.onnx", "--effort", "fast", "--table-out", table)) == 0
     arguments = quantize_arguments(digits, tmp_path / "b.onnx", "--table-in", table)
     arguments[arguments.index(digits.calib)] = digits.test
     capsys.readouterr()
@@ -291,7 +291,7 @@ def test_a_table_of_other_data_is_refused(digits, tmp_path, capsys):
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
 def test_every_method_is_accepted_and_recorded(digits, tmp_path, method):
     out = tmp_path / "out.onnx"
-    assert run(*quantize_arguments(digits, out, "--method", method, "-q")) == 0
+    assert run(*quantize_arguments(digits, out, "--effort", "fast", "--method", method, "-q")) == 0
     metadata = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
     assert metadata["quantkit.method"] == method
 

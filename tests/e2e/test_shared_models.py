@@ -79,7 +79,7 @@ def test_lite0_is_the_same_on_every_isa_and_for_any_threads_and_batch(lite0):
     np.testing.assert_array_equal(np.concatenate(singles), whole)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet44"])
+@pytest.mark.parametrize("name", ["resnet20", pytest.param("resnet44", marks=pytest.mark.slow)])
 def test_cifar_resnets_lose_at_most_three_tenths(shared, name):
     fp32 = shared(f"models/{name}.onnx")
     config = QuantConfig(method="mse", effort="fast")
