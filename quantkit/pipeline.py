@@ -45,7 +45,7 @@ WRONG_KIND = {
     "fp32": "is an FP32 model",
     "converted": "is already converted; fix its ranges with `quantkit calibrate`",
     "calibrated": "is already quantized by quantkit; give the FP32 model that it was made from",
-    "foreign-int8": "is already quantized by another tool; give the FP32 model that it was made from",
+    "foreign-int8": "is already quantized, by another tool or in an export; give the FP32 model that it was made from",
 }
 PARTIAL_KINDS = ("calibrated", "foreign-int8")
 """What may hold FP32 layers beside quantized ones."""
