@@ -50,7 +50,7 @@ def export(model: Path | Any, format_: str = "qdq", exact: bool | None = None) -
     kind = artifact_kind(loaded)
     if kind not in QUANTKIT_KINDS and KEPT_KEY not in loaded.metadata_props:
         label = model if isinstance(model, (str, Path)) else "the model"
-        done = "it is in standard operators" if kind == "foreign-int8" else "run `quantkit quantize` on it first"
+        done = "it needs no export" if kind == "foreign-int8" else "run `quantkit quantize` on it first"
         raise ModelError(f"{label} is {kind}, not a model of quantkit; {done}")
     weights = [value.const_value for value in loaded.graph.initializers.values()]
     loaded.meta[REWRITTEN] = kind in QUANTKIT_KINDS
